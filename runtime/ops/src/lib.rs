@@ -1,0 +1,22 @@
+//! Every operator's meaning, once, as safe code over tensor views.
+//!
+//! The IR's evaluator (the oracle of every pass test and the constant folder) and the runtime's fallback for operators
+//! that no emitted kernel covers are this same code, held to the ONNX backend test suite.
+//!
+//! [`Operator`] is the closed list of operators, [`Operator::schema`] says what attributes and operands each takes, and
+//! [`evaluate`] is what each means. Code here trades speed for obviousness.
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod dtype;
+mod error;
+mod evaluate;
+mod operator;
+mod tensor;
+
+pub use attributes::{Attribute, AttributeType, Attributes};
+pub use dtype::DType;
+pub use error::OpError;
+pub use evaluate::evaluate;
+pub use operator::{AttributeSchema, DefaultValue, Domain, Operator, Schema};
+pub use tensor::{Data, DataView, Element, Tensor, TensorView};
