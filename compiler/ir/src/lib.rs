@@ -1,1 +1,18 @@
-//! placeholder
+//! The intermediate representation: one typed graph between ONNX import and lowering.
+//!
+//! A [`Graph`] is a value: it owns its nodes, and nothing here touches files, threads or the environment. Text prints and
+//! parses ([`print`], [`parse`]); [`eval`] is the executable specification; [`infer`] gives every node its types.
+#![forbid(unsafe_code)]
+
+mod dim;
+mod error;
+mod graph;
+pub mod infer;
+mod op;
+mod types;
+
+pub use dim::{Dim, Symbol};
+pub use error::IrError;
+pub use graph::{Graph, NodeId, Output, Value, ValueInfo};
+pub use op::{Constant, Op};
+pub use types::{Layout, TensorType, WeightFormat};
