@@ -1,1 +1,20 @@
-//! placeholder
+//! The compiled model as a file: a plan, and the packed weights that it points into.
+//!
+//! A [`Plan`] is a flat list of steps over symbolic sizes. It is plain data: lowering writes it, the runtime interprets
+//! it, and nothing in it refers to the graph or the file that it came from. [`write`] and [`read`] move it to and from
+//! bytes together with its weights section; `compiler/docs/artifact.md` describes those bytes.
+//!
+//! No machine code is stored: kernels are emitted from the plan's own types, so reading an artifact is safe whatever
+//! its bytes, and one file serves every CPU.
+#![forbid(unsafe_code)]
+
+mod activation;
+mod plan;
+mod spec;
+
+pub use activation::Activation;
+pub use plan::{
+    Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
+    Storage, ValueDesc,
+};
+pub use spec::WeightFormat;

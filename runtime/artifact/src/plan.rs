@@ -1,0 +1,239 @@
+//! The plan: values, matrices and a flat list of steps, over sizes that are bound at run time.
+//!
+//! Invariants, checked where a plan is written, read and loaded: every index is in range, every value is written by at most one step and before it is read, every range of
+//! weights lies in the weights section. What steps ask of their operands (types, layouts, sizes) is checked by the
+//! runtime when it loads a model.
+//!
+//! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
+//! runtime places it when the sizes are known.
+
+use crate::{Activation, WeightFormat};
+
+/// A compiled model without its weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Names of the sizes that are bound at run time; a [`Dim`] refers to them by index.
+    pub symbols: Vec<String>,
+    /// Tensors that steps read and write; everything else refers to them by index.
+    pub values: Vec<ValueDesc>,
+    /// What the caller gives. Entry `i` names a value whose storage is `Storage::Input(i)`.
+    pub inputs: Vec<Port>,
+    /// What the caller gets, any values.
+    pub outputs: Vec<Port>,
+    /// In the order in which they run.
+    pub steps: Vec<Step>,
+    /// Packed weights of linear layers; `StepKind::Linear` refers to them by index.
+    pub matrices: Vec<MatrixDesc>,
+    /// Facts for people, such as the producer of the model: name and text.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// A named input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    /// Index into [`Plan::values`].
+    pub value: u32,
+}
+
+/// A size: an integer polynomial over symbols.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Dim {
+    /// Coefficient and the symbols multiplied, as indices into [`Plan::symbols`], for each term. No term means 0.
+    pub terms: Vec<(i64, Vec<u32>)>,
+}
+
+impl Dim {
+    /// A fixed size.
+    pub fn fixed(value: i64) -> Dim {
+        match value {
+            0 => Dim::default(),
+            value => Dim {
+                terms: vec![(value, Vec::new())],
+            },
+        }
+    }
+
+    /// A size that is one symbol.
+    pub fn symbol(index: u32) -> Dim {
+        Dim {
+            terms: vec![(1, vec![index])],
+        }
+    }
+
+    /// The value if no symbol occurs and nothing overflows.
+    pub fn as_fixed(&self) -> Option<i64> {
+        self.eval(&|_| None)
+    }
+
+    /// The symbol if the size is one symbol and nothing else.
+    pub fn as_symbol(&self) -> Option<u32> {
+        match self.terms.as_slice() {
+            [(1, symbols)] if symbols.len() == 1 => Some(symbols[0]),
+            _ => None,
+        }
+    }
+
+    /// The value under `bindings`, or `None` if a symbol is unbound or the value overflows.
+    pub fn eval(&self, bindings: &dyn Fn(u32) -> Option<i64>) -> Option<i64> {
+        self.terms.iter().try_fold(0i64, |sum, (coef, symbols)| {
+            let term = symbols
+                .iter()
+                .try_fold(*coef, |t, &s| t.checked_mul(bindings(s)?))?;
+            sum.checked_add(term)
+        })
+    }
+}
+
+/// How the elements of a value lie in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Last dimension contiguous.
+    #[default]
+    RowMajor,
+    /// Token panels `[ceil(m / w)][k][w]`: tokens `m` are the product of the leading dimensions, features `k` the last
+    /// one, `w` the panel width that the session chooses. Rank at least 1; the element type is `f32`.
+    Panels,
+}
+
+/// Where the elements of a value are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// The caller's tensor of this index into [`Plan::inputs`].
+    Input(u32),
+    /// Bytes of the weights section, row-major, at a multiple of 64.
+    Weights { offset: u64, len: u64 },
+    /// Written by a step, in memory of the session.
+    Slot,
+}
+
+/// A tensor that steps read and write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueDesc {
+    /// For messages only.
+    pub name: String,
+    /// Name of the element type, as `lancet_ops::DType` prints it.
+    pub dtype: String,
+    pub shape: Vec<Dim>,
+    pub layout: Layout,
+    pub storage: Storage,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The node that the step came from, for messages and traces.
+    pub name: String,
+    pub kind: StepKind,
+    /// Indices into [`Plan::values`]; `None` is an absent optional operand.
+    pub inputs: Vec<Option<u32>>,
+    /// Indices into [`Plan::values`], each with `Storage::Slot`.
+    pub outputs: Vec<u32>,
+}
+
+/// What a step does. "Panels" means a value of `Layout::Panels`; everything else is row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepKind {
+    /// An operator of `lancet-ops` on row-major tensors.
+    ///
+    /// Sizes of its outputs that are a symbol of their own and not bound yet are bound when it has run.
+    Portable {
+        /// Name of the operator in IR text.
+        operator: String,
+        /// Names and values, in name order.
+        attributes: Vec<(String, Attribute)>,
+    },
+    /// Writes sizes: no input, output `i64[dims.len()]`.
+    Dims(Vec<Dim>),
+    /// The input's elements in the shape of the output. Both are row-major, or both panels of the same features.
+    View,
+    /// The input broadcast to the shape of the output, by the rules of ONNX.
+    Broadcast,
+    /// Row-major `f32` to panels of the same shape.
+    ToPanels,
+    /// Panels to row-major `f32` of the same shape.
+    FromPanels,
+    /// Sum of rows of tables: inputs `ids_0, table_0, ids_1, table_1, ...`, output panels.
+    ///
+    /// A table is `f32[rows, k]`, weights or not; `ids_i` is `i64` or `i32`. Shapes of the ids broadcast to the leading
+    /// dimensions of the output by the rules of ONNX. A negative id counts from the end; one out of range is an error.
+    EmbeddingLookup,
+    /// Panels to panels, over features; inputs `x, gamma, beta?` with `f32[k]` parameters.
+    LayerNorm { epsilon: f32 },
+    /// `activation(x wᵀ + bias) + residual`; inputs `x` panels of `k`, `bias?` `f32[n]`, `residual?` panels of `n`;
+    /// output panels of `n`.
+    Linear {
+        /// Index into [`Plan::matrices`].
+        matrix: u32,
+        activation: Activation,
+    },
+    /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`.
+    ///
+    /// `q` is `[batch, seq_q, num_heads * d]`, `k` is `[batch, seq_k, num_heads * d]`, `v` is `[batch, seq_k, num_heads *
+    /// dv]`, the output is panels `[batch, seq_q, num_heads * dv]`. `key_mask` is `[batch, seq_k]` of `bool` or an integer
+    /// type: `masked_value` is added to the scores of keys where it is zero. `bias` is `f32` and broadcasts to `[batch,
+    /// num_heads, seq_q, seq_k]`.
+    Attention {
+        num_heads: u32,
+        scale: f32,
+        masked_value: f32,
+    },
+    /// Panels to panels, elementwise.
+    Activation { kind: Activation },
+    /// Sum of two panels of the same shape, elementwise.
+    Add,
+}
+
+/// An attribute of a portable operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attribute {
+    Int(i64),
+    Float(f32),
+    Str(String),
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+    Strs(Vec<String>),
+    Tensor(AttributeTensor),
+}
+
+/// A small tensor that is part of an attribute. Large constants are values with `Storage::Weights`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttributeTensor {
+    /// Name of the element type.
+    pub dtype: String,
+    pub shape: Vec<u64>,
+    /// Elements in row-major order, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+/// A packed weight `w[n, k]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixDesc {
+    /// For messages only.
+    pub name: String,
+    pub format: WeightFormat,
+    /// Number of outputs.
+    pub n: u32,
+    /// Number of inputs.
+    pub k: u32,
+    /// First byte in the weights section, a multiple of 64.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Ranges of output rows that one kernel call computes, in row order, without gaps.
+    pub row_blocks: Vec<RowBlock>,
+    /// Number of non-zero weights.
+    pub nnz: u64,
+}
+
+/// Consecutive output rows of a packed weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowBlock {
+    /// First byte, counted from the matrix's own offset, a multiple of 64.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// First row.
+    pub row0: u32,
+    pub n_rows: u32,
+}
