@@ -1,21 +1,193 @@
 //! What each operator means: dispatch from [`Operator`] to the function that evaluates it.
 
-use crate::{Attributes, OpError, Operator, Tensor, TensorView};
+use crate::call::{Call, OpResult, OpResults};
+use crate::{
+    Attributes, OpError, Operator, Tensor, TensorView, binary, cast, generate, index, lancet,
+    matmul, norm, reduce, shape, unary,
+};
 
-/// Evaluates `op` on `operands`; `None` is an absent optional operand.
+/// Evaluates `op` on `operands`; `None` is an absent optional operand. Gives `n_results` results.
 ///
 /// # Errors
-/// [`OpError`] if the operands or attributes are outside what the operator accepts.
+/// [`OpError`] if the operands or attributes are outside what the operator accepts, or a result would be larger than
+/// 16 GiB. No operand causes a panic.
 pub fn evaluate(
     op: Operator,
-    _attributes: &Attributes,
+    attributes: &Attributes,
     operands: &[Option<TensorView<'_>>],
     n_results: usize,
 ) -> Result<Vec<Tensor>, OpError> {
-    let _ = n_results;
-    Err(OpError::OperandCount {
-        op,
-        expected: "none yet".to_owned(),
-        found: operands.len(),
-    })
+    let call = Call::new(op, attributes, operands, n_results)?;
+    let mut results = dispatch(&call)?;
+    if results.len() < n_results {
+        let message = format!("gives {} results, not {n_results}", results.len());
+        return Err(call.shape_error(message));
+    }
+    results.truncate(n_results);
+    Ok(results)
+}
+
+fn one(result: OpResult) -> OpResults {
+    result.map(|t| vec![t])
+}
+
+fn dispatch(call: &Call<'_>) -> OpResults {
+    match call.op {
+        Operator::Acos
+        | Operator::Acosh
+        | Operator::Asin
+        | Operator::Asinh
+        | Operator::Atan
+        | Operator::Atanh
+        | Operator::Ceil
+        | Operator::Cos
+        | Operator::Cosh
+        | Operator::Erf
+        | Operator::Exp
+        | Operator::Floor
+        | Operator::Log
+        | Operator::Reciprocal
+        | Operator::Round
+        | Operator::Sigmoid
+        | Operator::Sin
+        | Operator::Sinh
+        | Operator::Softplus
+        | Operator::Softsign
+        | Operator::Sqrt
+        | Operator::Tan
+        | Operator::Tanh
+        | Operator::HardSwish
+        | Operator::Mish
+        | Operator::MsGelu => one(unary::real(call)),
+        Operator::LeakyRelu
+        | Operator::Elu
+        | Operator::Celu
+        | Operator::ThresholdedRelu
+        | Operator::Swish
+        | Operator::Selu
+        | Operator::HardSigmoid
+        | Operator::Gelu
+        | Operator::MsQuickGelu => one(unary::parametric(call)),
+        Operator::Abs | Operator::Neg | Operator::Sign | Operator::Relu => {
+            one(unary::arithmetic(call))
+        }
+        Operator::Identity => one(unary::identity(call)),
+        Operator::Not => one(unary::not(call)),
+        Operator::BitwiseNot => one(unary::bitwise_not(call)),
+        Operator::IsNaN => one(unary::is_nan(call)),
+        Operator::IsInf => one(unary::is_inf(call)),
+        Operator::Clip => one(unary::clip(call)),
+        Operator::Dropout => unary::dropout(call),
+        Operator::Cast => one(cast::cast(call)),
+        Operator::CastLike => one(cast::cast_like(call)),
+        Operator::Add | Operator::Sub | Operator::Mul | Operator::Div | Operator::Mod => {
+            one(binary::arithmetic(call))
+        }
+        Operator::Pow => one(binary::pow(call)),
+        Operator::PRelu => one(binary::prelu(call)),
+        Operator::Equal => one(binary::equal(call)),
+        Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+            one(binary::order(call))
+        }
+        Operator::And | Operator::Or | Operator::Xor => one(binary::logic(call)),
+        Operator::BitwiseAnd | Operator::BitwiseOr | Operator::BitwiseXor | Operator::BitShift => {
+            one(binary::bits(call))
+        }
+        Operator::Min | Operator::Max | Operator::Sum | Operator::Mean => {
+            one(binary::variadic(call))
+        }
+        Operator::Where => one(binary::select(call)),
+        Operator::Size => one(shape::size(call)),
+        Operator::Shape => one(shape::shape(call)),
+        Operator::Reshape => one(shape::reshape(call)),
+        Operator::Flatten => one(shape::flatten(call)),
+        Operator::Squeeze => one(shape::squeeze(call)),
+        Operator::Unsqueeze => one(shape::unsqueeze(call)),
+        Operator::Expand => one(shape::expand_to(call)),
+        Operator::Tile => one(shape::tile(call)),
+        Operator::Transpose => one(shape::transpose(call)),
+        Operator::Concat => one(shape::concat(call)),
+        Operator::Split => shape::split(call),
+        Operator::Slice => one(shape::slice(call)),
+        Operator::DepthToSpace => one(shape::depth_to_space(call)),
+        Operator::SpaceToDepth => one(shape::space_to_depth(call)),
+        Operator::ReverseSequence => one(shape::reverse_sequence(call)),
+        Operator::Gather => one(index::gather(call)),
+        Operator::GatherElements => one(index::gather_elements(call)),
+        Operator::GatherND => one(index::gather_nd(call)),
+        Operator::ScatterElements => one(index::scatter_elements(call)),
+        Operator::ScatterND => one(index::scatter_nd(call)),
+        Operator::Pad => one(index::pad(call)),
+        Operator::Trilu => one(index::trilu(call)),
+        Operator::EyeLike => one(index::eye_like(call)),
+        Operator::OneHot => one(index::one_hot(call)),
+        Operator::NonZero => one(index::non_zero(call)),
+        Operator::Compress => one(index::compress(call)),
+        Operator::Range => one(generate::range(call)),
+        Operator::ConstantOfShape => one(generate::constant_of_shape(call)),
+        Operator::ReduceSum
+        | Operator::ReduceMean
+        | Operator::ReduceMax
+        | Operator::ReduceMin
+        | Operator::ReduceProd
+        | Operator::ReduceL1
+        | Operator::ReduceL2
+        | Operator::ReduceSumSquare
+        | Operator::ReduceLogSum
+        | Operator::ReduceLogSumExp => one(reduce::reduce(call)),
+        Operator::ArgMax | Operator::ArgMin => one(reduce::arg_extreme(call)),
+        Operator::TopK => reduce::top_k(call),
+        Operator::CumSum => one(reduce::cum_sum(call)),
+        Operator::MatMul => one(matmul::matmul(call)),
+        Operator::Gemm => one(matmul::gemm(call)),
+        Operator::MatMulInteger => one(matmul::matmul_integer(call)),
+        Operator::Softmax | Operator::LogSoftmax | Operator::Hardmax => one(norm::softmax(call)),
+        Operator::LayerNormalization => norm::layer_normalization(call),
+        Operator::RMSNormalization | Operator::MsSimplifiedLayerNormalization => {
+            norm::rms_normalization(call)
+        }
+        Operator::LpNormalization => one(norm::lp_normalization(call)),
+        Operator::InstanceNormalization | Operator::GroupNormalization => {
+            one(norm::group_normalization(call))
+        }
+        Operator::BatchNormalization => one(norm::batch_normalization(call)),
+        Operator::MeanVarianceNormalization => one(norm::mean_variance_normalization(call)),
+        Operator::Linear => one(lancet::linear(call)),
+        Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
+        Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
+        Operator::Einsum
+        | Operator::QLinearMatMul
+        | Operator::Conv
+        | Operator::ConvInteger
+        | Operator::QLinearConv
+        | Operator::AveragePool
+        | Operator::MaxPool
+        | Operator::GlobalAveragePool
+        | Operator::GlobalMaxPool
+        | Operator::QuantizeLinear
+        | Operator::DequantizeLinear
+        | Operator::DynamicQuantizeLinear
+        | Operator::DFT
+        | Operator::LSTM
+        | Operator::GRU
+        | Operator::RNN
+        | Operator::Attention
+        | Operator::RotaryEmbedding
+        | Operator::MsBiasGelu
+        | Operator::MsFastGelu
+        | Operator::MsSkipLayerNormalization
+        | Operator::MsSkipSimplifiedLayerNormalization
+        | Operator::MsEmbedLayerNormalization
+        | Operator::MsAttention
+        | Operator::MsMultiHeadAttention
+        | Operator::MsFusedMatMul
+        | Operator::MsFusedGemm
+        | Operator::MsBiasSplitGelu
+        | Operator::MsBiasAdd
+        | Operator::MsDynamicQuantizeMatMul
+        | Operator::MsMatMulIntegerToFloat
+        | Operator::MsQuantizeLinear
+        | Operator::MsDequantizeLinear
+        | Operator::MsRotaryEmbedding => Err(call.shape_error("is not evaluated yet")),
+    }
 }

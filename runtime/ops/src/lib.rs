@@ -7,12 +7,28 @@
 //! [`evaluate`] is what each means. Code here trades speed for obviousness.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod tensor;
+
 mod attributes;
+mod binary;
+mod call;
+mod cast;
 mod dtype;
 mod error;
 mod evaluate;
+mod generate;
+mod index;
+mod lancet;
+mod layout;
+mod matmul;
+mod norm;
+mod number;
 mod operator;
-mod tensor;
+mod reduce;
+mod shape;
+mod special;
+mod unary;
 
 pub use attributes::{Attribute, AttributeType, Attributes};
 pub use dtype::DType;

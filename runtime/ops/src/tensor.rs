@@ -224,6 +224,29 @@ impl<'a> TensorView<'a> {
         T::slice(&self.data)
     }
 
+    /// The elements as `i64`; floats are truncated and saturate, `u64` wraps, `bool` is 0 or 1.
+    pub fn to_i64_vec(&self) -> Vec<i64> {
+        crate::cast::to_numbers(&self.data)
+    }
+
+    /// The elements as `f64`, rounded to nearest; `bool` is 0 or 1.
+    pub fn to_f64_vec(&self) -> Vec<f64> {
+        crate::cast::to_numbers(&self.data)
+    }
+
+    /// The elements as `f32`, rounded to nearest; `bool` is 0 or 1.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        crate::cast::to_numbers(&self.data)
+    }
+
+    /// The same elements under another shape, or `None` if the sizes disagree.
+    pub fn reshaped<'b>(&self, shape: &'b [usize]) -> Option<TensorView<'b>>
+    where
+        'a: 'b,
+    {
+        TensorView::new(shape, self.data)
+    }
+
     /// Copies the tensor.
     pub fn to_tensor(&self) -> Tensor {
         Tensor {

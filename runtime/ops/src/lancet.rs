@@ -1,0 +1,237 @@
+//! Operators of the Lancet domain, which passes raise from ONNX graphs.
+
+use crate::call::{Call, OpResult};
+use crate::layout::{
+    broadcast_shapes, broadcast_strides, expand, expect_broadcasts_to, for_each_index, product,
+};
+use crate::matmul::{Matrix, multiply, multiply_unrounded};
+use crate::norm::softmax_in_place;
+use crate::special::{gelu, gelu_tanh, sigmoid};
+use crate::{DType, OpError};
+
+/// `Linear`: `y = activation(x · wᵀ + bias) + residual`.
+///
+/// * `x`: `f32[.., k]`, `w`: `f32[n, k]`.
+/// * `bias`: `f32[n]`, optional.
+/// * `residual`: `f32`, optional, broadcasts to the shape of `y`.
+/// * `y`: `f32[.., n]`, computed in double precision after the product and rounded once.
+///
+/// `activation` is `none`, `relu`, `gelu` (with the error function), `gelu_tanh`, `tanh`, `silu` or `sigmoid`.
+pub(crate) fn linear(call: &Call<'_>) -> OpResult {
+    let (x, w) = (call.operand(0)?, call.operand(1)?);
+    let (data, weight) = (call.slice::<f32>(0)?, call.slice::<f32>(1)?);
+    let activation: fn(f64) -> f64 = match call.str("activation") {
+        "none" => |v| v,
+        "relu" => |v| if v < 0.0 { 0.0 } else { v },
+        "gelu" => gelu,
+        "gelu_tanh" => gelu_tanh,
+        "tanh" => f64::tanh,
+        "silu" => |v| v * sigmoid(v),
+        "sigmoid" => sigmoid,
+        other => return Err(call.attribute_error("activation", format!("unknown value `{other}`"))),
+    };
+    let mismatch = || {
+        call.shape_error(format!(
+            "cannot multiply {:?} by {:?} transposed",
+            x.shape(),
+            w.shape()
+        ))
+    };
+    let (&k, batch) = x.shape().split_last().ok_or_else(mismatch)?;
+    let &[n, k_of_w] = w.shape() else {
+        return Err(mismatch());
+    };
+    if k != k_of_w {
+        return Err(mismatch());
+    }
+    let mut shape = batch.to_vec();
+    shape.push(n);
+    let size = call.size(&shape, DType::F64)?;
+    let bias = match call.optional(2) {
+        Some(b) if b.shape() != [n] => {
+            return Err(call.shape_error(format!(
+                "expected a bias of shape [{n}], found {:?}",
+                b.shape()
+            )));
+        }
+        Some(_) => call.slice::<f32>(2)?.to_vec(),
+        None => vec![0.0; n],
+    };
+    let residual = match call.optional(3) {
+        Some(r) => {
+            expect_broadcasts_to(call, r.shape(), &shape)?;
+            expand(call.slice::<f32>(3)?, r.shape(), &shape)
+        }
+        None => vec![0.0; size],
+    };
+    if size == 0 {
+        return call.tensor::<f32>(&shape, Vec::new());
+    }
+    let mut sums = Vec::new();
+    let (a, b) = (Matrix::row_major(data, k), Matrix::transposed(weight, k));
+    multiply_unrounded([product(batch), n, k], a, b, &mut sums);
+    let y = sums
+        .iter()
+        .zip(bias.iter().cycle())
+        .zip(&residual)
+        .map(|((&s, &b), &r)| (activation(s + f64::from(b)) + f64::from(r)) as f32);
+    call.tensor(&shape, y.collect())
+}
+
+/// `EmbeddingLookup`: the sum over pairs of operands of `tableᵢ[idsᵢ]`.
+///
+/// * `idsᵢ`: `i64` or `i32`, all broadcast together to a shape `[..]`; negative indices count from the end.
+/// * `tableᵢ`: `f32[vᵢ, h]`.
+/// * Result: `f32[.., h]`, summed in double precision.
+pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
+    let views = call.all_operands()?;
+    if views.len() % 2 != 0 {
+        return Err(OpError::OperandCount {
+            op: call.op,
+            expected: "pairs of indices and tables".to_owned(),
+            found: views.len(),
+        });
+    }
+    let ids: Vec<&[usize]> = views.iter().step_by(2).map(|v| v.shape()).collect();
+    let batch = broadcast_shapes(call, &ids)?;
+    let &[_, h] = views[1].shape() else {
+        return Err(call.shape_error(format!(
+            "expected a table of rank 2, found shape {:?}",
+            views[1].shape()
+        )));
+    };
+    let mut shape = batch.clone();
+    shape.push(h);
+    let mut sums = vec![0.0f64; call.size(&shape, DType::F64)?];
+    for pair in (0..views.len()).step_by(2) {
+        if !matches!(views[pair].dtype(), DType::I64 | DType::I32) {
+            return Err(call.dtype_error(pair, views[pair].dtype()));
+        }
+        let table = call.slice::<f32>(pair + 1)?;
+        let v = match *views[pair + 1].shape() {
+            [v, width] if width == h => v,
+            ref other => {
+                return Err(
+                    call.shape_error(format!("expected a table [_, {h}], found shape {other:?}"))
+                );
+            }
+        };
+        let places = call
+            .integers(pair)?
+            .into_iter()
+            .map(|i| call.normalize_index(pair, i, v))
+            .collect::<Result<Vec<_>, _>>()?;
+        if h == 0 {
+            continue;
+        }
+        let mut rows = sums.chunks_exact_mut(h);
+        for_each_index(
+            &batch,
+            [&broadcast_strides(views[pair].shape(), &batch)],
+            [0],
+            |[i]| {
+                let start = places[i] * h;
+                let row = rows.next().expect("a row for each index");
+                row.iter_mut()
+                    .zip(&table[start..start + h])
+                    .for_each(|(s, &t)| *s += f64::from(t));
+            },
+        );
+    }
+    call.tensor(&shape, sums.into_iter().map(|v| v as f32).collect())
+}
+
+/// `ScaledDotProductAttention`: `softmax(scale · q · kᵀ + mask + bias) · v` in each head.
+///
+/// * `q`: `f32[b, sq, hidden]`, `k`: `f32[b, sk, hidden]`, `v`: `f32[b, sk, hidden_v]`; heads are contiguous slices of
+///   the last dimension.
+/// * `key_mask`: `bool` or integer `[b, sk]`, optional: `masked_value` is added to the scores of keys where it is zero.
+/// * `bias`: `f32`, optional, broadcasts to `[b, num_heads, sq, sk]`.
+/// * Result: `f32[b, sq, hidden_v]`.
+pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
+    let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
+    let data = [
+        call.slice::<f32>(0)?,
+        call.slice::<f32>(1)?,
+        call.slice::<f32>(2)?,
+    ];
+    let (&[b, sq, hidden], &[bk, sk, hidden_k], &[bv, sv, hidden_v]) =
+        (q.shape(), k.shape(), v.shape())
+    else {
+        return Err(call.shape_error("expected q, k and v of rank 3"));
+    };
+    if b != bk || b != bv || sk != sv || hidden != hidden_k {
+        return Err(call.shape_error(format!(
+            "q {:?}, k {:?} and v {:?} do not fit",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        )));
+    }
+    let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
+    if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
+        return Err(
+            call.attribute_error("num_heads", format!("{h} heads of {hidden} and {hidden_v}"))
+        );
+    }
+    let shape = [b, sq, hidden_v];
+    let size = call.size(&shape, DType::F64)?;
+    let scores_shape = [b, h, sq, sk];
+    call.size(&scores_shape, DType::F64)?;
+    let masked_value = f64::from(call.float("masked_value"));
+    let mask: Vec<f64> = match call.optional(3) {
+        Some(m) if m.dtype().is_float() => return Err(call.dtype_error(3, m.dtype())),
+        Some(m) if m.shape() != [b, sk] => {
+            return Err(call.shape_error(format!(
+                "expected a mask [{b}, {sk}], found {:?}",
+                m.shape()
+            )));
+        }
+        Some(m) => m
+            .to_i64_vec()
+            .iter()
+            .map(|&m| if m == 0 { masked_value } else { 0.0 })
+            .collect(),
+        None => vec![0.0; b * sk],
+    };
+    let bias = match call.optional(4) {
+        Some(bias) => {
+            expect_broadcasts_to(call, bias.shape(), &scores_shape)?;
+            Some(expand(call.slice::<f32>(4)?, bias.shape(), &scores_shape))
+        }
+        None => None,
+    };
+    let mut out = vec![0.0f32; size];
+    if size == 0 || sk == 0 {
+        return call.tensor(&shape, out);
+    }
+    let scale = f64::from(call.float("scale"));
+    let (d, dv) = (hidden / h, hidden_v / h);
+    for item in 0..b {
+        for head in 0..h {
+            let query = Matrix::row_major(&data[0][item * sq * hidden + head * d..], hidden);
+            let key = Matrix::transposed(&data[1][item * sk * hidden + head * d..], hidden);
+            let mut scores = Vec::new();
+            multiply_unrounded([sq, sk, d], query, key, &mut scores);
+            for (row, s) in scores.chunks_exact_mut(sk).enumerate() {
+                for (j, s) in s.iter_mut().enumerate() {
+                    let at = ((item * h + head) * sq + row) * sk + j;
+                    *s = *s * scale
+                        + mask[item * sk + j]
+                        + bias.as_ref().map_or(0.0, |b| f64::from(b[at]));
+                }
+                softmax_in_place(s);
+            }
+            let weights: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
+            let value = Matrix::row_major(&data[2][item * sk * hidden_v + head * dv..], hidden_v);
+            let result = multiply([sq, dv, sk], Matrix::row_major(&weights, sk), value);
+            if dv != 0 {
+                for (row, values) in result.chunks_exact(dv).enumerate() {
+                    let at = (item * sq + row) * hidden_v + head * dv;
+                    out[at..at + dv].copy_from_slice(values);
+                }
+            }
+        }
+    }
+    call.tensor(&shape, out)
+}
