@@ -1,1 +1,27 @@
-//! placeholder
+//! Passes: rewrites of the graph between import and lowering, and what runs them.
+//!
+//! A [`Pass`] is a pure function of a graph, its options and a [`Target`]; it sees no file, no environment variable and no
+//! clock. [`PASSES`] lists every pass; [`Pipeline::parse`] reads which to run from text; [`PassManager`] runs them. A pass
+//! that declines to rewrite says why in a [`Remark`].
+//!
+//! How to write one: collect matches on the immutable graph ([`matcher`]), then apply them ([`Rewrites`]).
+#![forbid(unsafe_code)]
+
+mod context;
+mod error;
+mod manager;
+pub mod matcher;
+mod pass;
+mod pipeline;
+mod registry;
+mod remark;
+mod rewrite;
+
+pub use context::{OptionValue, Options, PassContext, Target};
+pub use error::{PassError, PipelineError};
+pub use manager::{Checks, PassManager, PassReport, Report};
+pub use pass::{Changed, Pass};
+pub use pipeline::{Pipeline, PipelineEntry};
+pub use registry::{OptionSchema, OptionType, PASSES, PassInfo};
+pub use remark::{Remark, RemarkKind};
+pub use rewrite::Rewrites;

@@ -1,0 +1,62 @@
+//! The table of passes. The command line, the documentation test and the file tests all read it.
+
+use crate::{OptionValue, Pass};
+
+/// The type of a pass option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionType {
+    Int,
+    Float,
+    Bool,
+    Text,
+}
+
+impl OptionType {
+    /// What a value of this type is called in messages.
+    pub fn describe(self) -> &'static str {
+        match self {
+            OptionType::Int => "an integer",
+            OptionType::Float => "a number",
+            OptionType::Bool => "true or false",
+            OptionType::Text => "a word",
+        }
+    }
+
+    /// The value that `text` stands for, if it is of this type.
+    pub fn parse(self, text: &str) -> Option<OptionValue> {
+        match self {
+            OptionType::Int => text.parse().ok().map(OptionValue::Int),
+            OptionType::Float => match text.parse::<f64>() {
+                Ok(v) if v.is_finite() => Some(OptionValue::Float(v)),
+                _ => None,
+            },
+            OptionType::Bool => text.parse().ok().map(OptionValue::Bool),
+            OptionType::Text => (!text.is_empty()).then(|| OptionValue::Text(text.to_owned())),
+        }
+    }
+}
+
+/// One option of a pass.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSchema {
+    pub name: &'static str,
+    pub ty: OptionType,
+    /// The default, as it would stand in a pipeline.
+    pub default: &'static str,
+    /// One line: what it does.
+    pub summary: &'static str,
+}
+
+/// One row of the table of passes.
+#[derive(Clone, Copy, Debug)]
+pub struct PassInfo {
+    /// The name in pipelines; the source file is the name with underscores.
+    pub name: &'static str,
+    /// One line: what it does.
+    pub summary: &'static str,
+    pub options: &'static [OptionSchema],
+    pub new: fn() -> Box<dyn Pass>,
+}
+
+/// Every pass, in the order of the pipeline's ideas: canonicalize, raise, quantize, prune, layout, fuse.
+pub static PASSES: &[PassInfo] = &[];
