@@ -95,8 +95,7 @@ impl Rewrites {
     }
 }
 
-/// The error of a rewrite at `node`.
-pub(crate) fn node_error(graph: &Graph, node: NodeId, source: IrError) -> PassError {
+fn node_error(graph: &Graph, node: NodeId, source: IrError) -> PassError {
     PassError::Node {
         node: describe(graph, node).to_owned(),
         source,

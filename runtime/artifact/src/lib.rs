@@ -17,4 +17,4 @@ pub use plan::{
     Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
     Storage, ValueDesc,
 };
-pub use spec::WeightFormat;
+pub use spec::{KernelSpec, WeightFormat};

@@ -1,0 +1,184 @@
+//! The text form of kernels, one operation a line, for snapshots and `disassemble`.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Addr, Binary, Compare, Op, Operand, Program, Scalar, Shift, Unary, Vector, Width};
+
+impl Display for Vector {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl Display for Scalar {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Register(n) => write!(f, "s{n}"),
+            Scalar::Slot(n) => write!(f, "slot{n}"),
+        }
+    }
+}
+
+impl Display for Addr {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}", self.base)?;
+        if let Some((index, scale)) = self.index {
+            write!(f, " + {index}*{}", scale as u8)?;
+        }
+        match self.bytes {
+            0 => write!(f, "]"),
+            b if b < 0 => write!(f, " - {}]", b.unsigned_abs()),
+            b => write!(f, " + {b}]"),
+        }
+    }
+}
+
+fn constant(bits: u32) -> String {
+    let value = f32::from_bits(bits);
+    if value.is_normal() && (1e-9..1e9).contains(&value.abs()) {
+        format!("{value:?}")
+    } else {
+        format!("{bits:#010x}")
+    }
+}
+
+impl Display for Operand {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Operand::Vector(v) => write!(f, "{v}"),
+            Operand::Memory(a) => write!(f, "{a}"),
+            Operand::Broadcast(a) => write!(f, "{a}{{1toN}}"),
+            Operand::Const(bits) => write!(f, "{}", constant(*bits)),
+        }
+    }
+}
+
+fn width(w: Width) -> u8 {
+    match w {
+        Width::B8 => 8,
+        Width::B16 => 16,
+        Width::B32 => 32,
+        Width::B64 => 64,
+    }
+}
+
+fn binary(op: Binary) -> &'static str {
+    match op {
+        Binary::Add => "add",
+        Binary::Sub => "sub",
+        Binary::Mul => "mul",
+        Binary::Div => "div",
+        Binary::Max => "max",
+        Binary::Min => "min",
+        Binary::And => "and",
+        Binary::AndNot => "andnot",
+        Binary::Or => "or",
+        Binary::Xor => "xor",
+        Binary::IntAdd => "iadd",
+        Binary::IntSub => "isub",
+    }
+}
+
+fn compare(c: Compare) -> &'static str {
+    match c {
+        Compare::Eq => "==",
+        Compare::Ne => "!=",
+        Compare::Lt => "<",
+        Compare::Le => "<=",
+        Compare::Unordered => "unordered",
+    }
+}
+
+fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
+    for op in ops {
+        write!(f, "{:1$}", "", depth * 2)?;
+        match op {
+            Op::Load { dst, addr } => writeln!(f, "{dst} = load {addr}")?,
+            Op::Store { addr, src } => writeln!(f, "store {addr}, {src}")?,
+            Op::Broadcast { dst, addr } => writeln!(f, "{dst} = broadcast {addr}")?,
+            Op::Broadcast4 { dst, addr } => writeln!(f, "{dst} = broadcast4 {addr}")?,
+            Op::SplatLane { dst, src, lane } => writeln!(f, "{dst} = splat {src}.{lane}")?,
+            Op::Const { dst, bits } => writeln!(f, "{dst} = {}", constant(*bits))?,
+            Op::Zero { dst } => writeln!(f, "{dst} = 0")?,
+            Op::Copy { dst, src } => writeln!(f, "{dst} = {src}")?,
+            Op::Binary { op, dst, a, b } => writeln!(f, "{dst} = {} {a}, {b}", binary(*op))?,
+            Op::Fma { acc, a, b } => writeln!(f, "{acc} += {a} * {b}")?,
+            Op::Fnma { acc, a, b } => writeln!(f, "{acc} -= {a} * {b}")?,
+            Op::MulAdd { dst, a, b } => writeln!(f, "{dst} = {dst} * {a} + {b}")?,
+            Op::Unary { op, dst, src } => {
+                let name = match op {
+                    Unary::Sqrt => "sqrt",
+                    Unary::ToInt => "to_int",
+                    Unary::ToFloat => "to_float",
+                };
+                writeln!(f, "{dst} = {name} {src}")?;
+            }
+            Op::Shift { op, dst, src, bits } => {
+                let name = match op {
+                    Shift::Left => "shl",
+                    Shift::RightLogical => "shr",
+                    Shift::RightArithmetic => "sar",
+                };
+                writeln!(f, "{dst} = {name} {src}, {bits}")?;
+            }
+            Op::Select {
+                dst,
+                cmp,
+                a,
+                b,
+                then,
+                otherwise,
+            } => {
+                writeln!(
+                    f,
+                    "{dst} = {a} {} {b} ? {then} : {otherwise}",
+                    compare(*cmp)
+                )?;
+            }
+            Op::LoadScalar {
+                dst,
+                width: w,
+                addr,
+            } => writeln!(f, "{dst} = u{} {addr}", width(*w))?,
+            Op::StoreScalar {
+                addr,
+                width: w,
+                src,
+            } => {
+                writeln!(f, "store{} {addr}, {src}", width(*w))?;
+            }
+            Op::Imm { dst, value } => writeln!(f, "{dst} = {value}")?,
+            Op::Move { dst, src } => writeln!(f, "{dst} = {src}")?,
+            Op::Lea { dst, addr } => writeln!(f, "{dst} = &{addr}")?,
+            Op::AddScalar { dst, src } => writeln!(f, "{dst} += {src}")?,
+            Op::SubScalar { dst, src } => writeln!(f, "{dst} -= {src}")?,
+            Op::AddImm { dst, value } => writeln!(f, "{dst} += {value}")?,
+            Op::MulImm { dst, value } => writeln!(f, "{dst} *= {value}")?,
+            Op::ShlImm { dst, bits } => writeln!(f, "{dst} <<= {bits}")?,
+            Op::ShrImm { dst, bits } => writeln!(f, "{dst} >>= {bits}")?,
+            Op::AndImm { dst, mask } => writeln!(f, "{dst} &= {mask:#x}")?,
+            Op::Low16 { dst, src } => writeln!(f, "{dst} = low16 {src}")?,
+            Op::Prefetch { addr, far } => {
+                writeln!(f, "prefetch{} {addr}", if *far { " far" } else { "" })?;
+            }
+            Op::Loop { count, body } => {
+                writeln!(f, "repeat {count} {{")?;
+                print(f, body, depth + 1)?;
+                writeln!(f, "{:1$}}}", "", depth * 2)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Display for Program {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "kernel {} {{ ; {} lanes, s0 = arguments",
+            self.name, self.vl
+        )?;
+        print(f, &self.ops, 1)?;
+        writeln!(f, "}}")
+    }
+}
