@@ -7,7 +7,10 @@
 //! How to write one: collect matches on the immutable graph ([`matcher`]), then apply them ([`Rewrites`]).
 #![forbid(unsafe_code)]
 
+pub mod analysis;
+mod assign_layout;
 mod context;
+mod detect_sparsity;
 mod error;
 mod manager;
 pub mod matcher;

@@ -1,5 +1,7 @@
 //! The table of passes. The command line, the documentation test and the file tests all read it.
 
+use crate::assign_layout::AssignLayout;
+use crate::detect_sparsity::DetectSparsity;
 use crate::{OptionValue, Pass};
 
 /// The type of a pass option.
@@ -59,4 +61,22 @@ pub struct PassInfo {
 }
 
 /// Every pass, in the order of the pipeline's ideas: canonicalize, raise, quantize, prune, layout, fuse.
-pub static PASSES: &[PassInfo] = &[];
+pub static PASSES: &[PassInfo] = &[
+    PassInfo {
+        name: "detect-sparsity",
+        summary: "choose a packed format for the weight of every linear layer, from its own zeros",
+        options: &[OptionSchema {
+            name: "format",
+            ty: OptionType::Text,
+            default: "auto",
+            summary: "`auto`, or one format for every weight: `dense`, `unstructured`, or blocks such as `4x1`",
+        }],
+        new: || Box::new(DetectSparsity),
+    },
+    PassInfo {
+        name: "assign-layout",
+        summary: "put activations between linear layers, norms and attention in token panels",
+        options: &[],
+        new: || Box::new(AssignLayout),
+    },
+];

@@ -95,7 +95,8 @@ impl Rewrites {
     }
 }
 
-fn node_error(graph: &Graph, node: NodeId, source: IrError) -> PassError {
+/// The error of a rewrite at `node`.
+pub(crate) fn node_error(graph: &Graph, node: NodeId, source: IrError) -> PassError {
     PassError::Node {
         node: describe(graph, node).to_owned(),
         source,

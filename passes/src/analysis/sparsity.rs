@@ -1,0 +1,157 @@
+//! What pattern the zeros of one weight matrix form.
+//!
+//! Counts, over the canonical `[out, in]` matrix, how many elements each candidate format would have to store. A format
+//! stores whole blocks; an element of a stored block that is zero is *fill* that costs time for nothing.
+
+use lancet_ir::WeightFormat;
+
+/// Output blocks (R x 1) and input blocks (1 x C) that kernels exist for, larger first.
+pub const BLOCKS: [(u8, u8); 5] = [(32, 1), (16, 1), (8, 1), (4, 1), (1, 4)];
+
+/// Zeros of one matrix, counted for every candidate format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SparsityPattern {
+    /// Outputs (rows).
+    pub n: usize,
+    /// Inputs (columns).
+    pub k: usize,
+    /// Elements that are not zero.
+    pub nnz: usize,
+    /// Rows without any non-zero: dead outputs.
+    pub n_zero_rows: usize,
+    /// Columns without any non-zero: inputs that nothing reads.
+    pub n_zero_cols: usize,
+    /// Elements that blocks of each of [`BLOCKS`] would store, in that order.
+    pub stored: [usize; BLOCKS.len()],
+    /// The largest number of non-zeros in a group of four consecutive inputs.
+    pub max_in_group_of_4: u8,
+}
+
+impl SparsityPattern {
+    /// Counts the zeros of `w[n, k]`, row-major. Both zeros are zero; NaN is not.
+    pub fn of(w: &[f32], n: usize, k: usize) -> SparsityPattern {
+        assert_eq!(w.len(), n * k, "a matrix has n * k elements");
+        let mut pattern = SparsityPattern {
+            n,
+            k,
+            nnz: 0,
+            n_zero_rows: 0,
+            n_zero_cols: 0,
+            stored: [0; BLOCKS.len()],
+            max_in_group_of_4: 0,
+        };
+        let mut used_cols = vec![false; k];
+        let mut band_cols = vec![[false; BLOCKS.len()]; k];
+        for i in 0..n {
+            let row = &w[i * k..(i + 1) * k];
+            let before = pattern.nnz;
+            for (j, &x) in row.iter().enumerate() {
+                if x != 0.0 {
+                    pattern.nnz += 1;
+                    used_cols[j] = true;
+                    band_cols[j] = [true; BLOCKS.len()];
+                }
+            }
+            pattern.n_zero_rows += usize::from(pattern.nnz == before);
+            for group in row.chunks(4) {
+                let count = group.iter().filter(|x| **x != 0.0).count();
+                pattern.max_in_group_of_4 = pattern.max_in_group_of_4.max(count as u8);
+                pattern.stored[4] += if count > 0 { group.len() } else { 0 };
+            }
+            for (b, &(r, _)) in BLOCKS.iter().enumerate().take(4) {
+                let r = usize::from(r);
+                if (i + 1) % r == 0 || i + 1 == n {
+                    let n_rows = i % r + 1;
+                    for used in &mut band_cols {
+                        pattern.stored[b] += if used[b] { n_rows } else { 0 };
+                        used[b] = false;
+                    }
+                }
+            }
+        }
+        pattern.n_zero_cols = used_cols.iter().filter(|u| !**u).count();
+        pattern
+    }
+
+    /// Fraction of elements that are zero; 0 for an empty matrix.
+    pub fn sparsity(&self) -> f64 {
+        let total = self.n * self.k;
+        if total == 0 {
+            0.0
+        } else {
+            1.0 - self.nnz as f64 / total as f64
+        }
+    }
+
+    /// Elements that a format stores, fill included.
+    pub fn stored_in(&self, format: WeightFormat) -> usize {
+        match format {
+            WeightFormat::Dense => self.n * self.k,
+            WeightFormat::Unstructured | WeightFormat::NOfM { .. } => self.nnz,
+            WeightFormat::Bsr { r, c } => BLOCKS
+                .iter()
+                .position(|b| *b == (r, c))
+                .map_or(self.n * self.k, |i| self.stored[i]),
+        }
+    }
+
+    /// The largest block whose stored elements are mostly non-zero: what a person would call the pattern.
+    pub fn name(&self) -> String {
+        if self.nnz == self.n * self.k {
+            return "dense".to_owned();
+        }
+        for (i, (r, c)) in BLOCKS.iter().enumerate() {
+            if self.stored[i] < self.n * self.k && self.nnz * 100 >= self.stored[i] * 95 {
+                return format!("{r}x{c} blocks");
+            }
+        }
+        match self.max_in_group_of_4 {
+            n @ 1..=2 => format!("{n}:4"),
+            _ => "unstructured".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(n: usize, k: usize, keep: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+        (0..n * k)
+            .map(|i| if keep(i / k, i % k) { 1.0 } else { 0.0 })
+            .collect()
+    }
+
+    #[test]
+    fn dense_stores_everything_in_every_format() {
+        let p = SparsityPattern::of(&matrix(6, 5, |_, _| true), 6, 5);
+        assert_eq!((p.nnz, p.stored), (30, [30; 5]));
+        assert_eq!(p.name(), "dense");
+    }
+
+    #[test]
+    fn output_blocks_have_no_fill_in_their_own_format() {
+        let p = SparsityPattern::of(&matrix(8, 8, |i, j| (i / 4 + j) % 4 == 0), 8, 8);
+        assert_eq!(p.stored_in(WeightFormat::Bsr { r: 4, c: 1 }), p.nnz);
+        assert_eq!(p.stored_in(WeightFormat::Bsr { r: 8, c: 1 }), 32);
+        assert_eq!(p.name(), "4x1 blocks");
+    }
+
+    #[test]
+    fn input_blocks_are_seen_with_a_remainder() {
+        let p = SparsityPattern::of(&matrix(3, 6, |i, j| (i + j / 4) % 2 == 0), 3, 6);
+        assert_eq!(p.stored_in(WeightFormat::Bsr { r: 1, c: 4 }), p.nnz);
+    }
+
+    #[test]
+    fn two_of_four_is_named() {
+        let p = SparsityPattern::of(&matrix(4, 8, |i, j| (j + i) % 2 == 0), 4, 8);
+        assert_eq!(p.name(), "2:4");
+    }
+
+    #[test]
+    fn dead_rows_and_columns_are_counted() {
+        let p = SparsityPattern::of(&matrix(4, 4, |i, j| i != 1 && j != 2), 4, 4);
+        assert_eq!((p.n_zero_rows, p.n_zero_cols), (1, 1));
+    }
+}

@@ -1,0 +1,224 @@
+//! Puts activations between linear layers, norms, attention and elementwise steps in token panels.
+//!
+//! Before and after:
+//!
+//! ```ir
+//! graph @before(%x: f32[s, 4]) dims(s) {
+//!   const @w: f32[8, 4] = random(seed = 1)
+//!   %0 = convert @w : f32[8, 4]{dense}
+//!   %1 = linear %x, %0 {activation = "none"} : f32[s, 8]
+//!   %2 = gelu %1 {approximate = "none"} : f32[s, 8]
+//!   return %2
+//! }
+//! ```
+//!
+//! ```ir
+//! graph @after(%x: f32[s, 4]) dims(s) {
+//!   const @w: f32[8, 4] = random(seed = 1)
+//!   %0 = convert %x : f32[s, 4]{panels}
+//!   %1 = convert @w : f32[8, 4]{dense}
+//!   %2 = linear %0, %1 {activation = "none"} : f32[s, 8]{panels}
+//!   %3 = gelu %2 {approximate = "none"} : f32[s, 8]{panels}
+//!   %4 = convert %3 : f32[s, 8]
+//!   return %4
+//! }
+//! ```
+//!
+//! Identity: a layout does not change what a value is.
+//!
+//! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
+//! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and `add`,
+//! activations and views that keep the features, where an operand is in panels already. Everything else stays row-major,
+//! with a remark where a linear layer does; conversions stand only where the two meet.
+//!
+//! Numeric effect: exact.
+//!
+//! Source: token panels are described in `compiler/docs/kernels.md`.
+
+use std::collections::HashMap;
+
+use lancet_ir::{Graph, Layout, NodeId, Op, TensorType, Value};
+use lancet_ops::{DType, Operator};
+
+use crate::rewrite::node_error;
+use crate::{Changed, Pass, PassContext, PassError};
+
+/// The pass.
+#[derive(Debug)]
+pub(crate) struct AssignLayout;
+
+/// Which layout each operand of a node in panels must have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wants {
+    Panels,
+    RowMajor,
+    /// Packed weights, which stay as they are.
+    AsIs,
+}
+
+impl Pass for AssignLayout {
+    fn name(&self) -> &'static str {
+        "assign-layout"
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
+        let mut converted: HashMap<(Value, Layout), Value> = HashMap::new();
+        let mut changed = Changed::No;
+        for node in graph.order() {
+            let operands = graph.operands(node);
+            let wants = in_panels(graph, node, &operands);
+            if wants.is_none() && graph.op(node).operator() == Some(Operator::Linear) {
+                cx.missed(graph, node, "runs portably: its weight is not packed or its input is not f32 of rank 2 or more");
+            }
+            if wants.is_some() {
+                let result = Value { node, result: 0 };
+                if graph.ty(result).layout != Layout::Panels {
+                    graph.set_layout(result, Layout::Panels);
+                    changed = Changed::Yes;
+                }
+            }
+            if matches!(graph.op(node), Op::Convert(_)) {
+                continue;
+            }
+            for (i, operand) in operands.iter().enumerate() {
+                let Some(value) = *operand else { continue };
+                let layout = match wants.as_ref().map_or(Wants::RowMajor, |w| {
+                    w.get(i).copied().unwrap_or(Wants::RowMajor)
+                }) {
+                    Wants::Panels => Layout::Panels,
+                    Wants::RowMajor => Layout::RowMajor,
+                    Wants::AsIs => continue,
+                };
+                if let Some(to) = convert(graph, &mut converted, value, layout)
+                    .map_err(|e| node_error(graph, node, e))?
+                {
+                    graph
+                        .set_operand(node, i, Some(to))
+                        .map_err(|e| node_error(graph, node, e))?;
+                    changed = Changed::Yes;
+                }
+            }
+        }
+        for i in 0..graph.outputs().len() {
+            let value = graph.outputs()[i].value;
+            if let Some(to) = convert(graph, &mut converted, value, Layout::RowMajor)
+                .map_err(|e| node_error(graph, value.node, e))?
+            {
+                graph.set_output(i, to);
+                changed = Changed::Yes;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// The value in `layout`, or `None` if it is already. A conversion of a conversion goes back to its source.
+fn convert(
+    graph: &mut Graph,
+    converted: &mut HashMap<(Value, Layout), Value>,
+    value: Value,
+    layout: Layout,
+) -> Result<Option<Value>, lancet_ir::IrError> {
+    if graph.ty(value).layout == layout || matches!(graph.ty(value).layout, Layout::Packed(_)) {
+        return Ok(None);
+    }
+    if let Op::Convert(_) = graph.op(value.node)
+        && let Some(source) = graph.operand(value.node, 0)
+        && graph.ty(source).layout == layout
+    {
+        return Ok(Some(source));
+    }
+    if let Some(&to) = converted.get(&(value, layout)) {
+        return Ok(Some(to));
+    }
+    let node = graph.add(Op::Convert(layout), &[Some(value)])?;
+    let to = Value { node, result: 0 };
+    converted.insert((value, layout), to);
+    Ok(Some(to))
+}
+
+/// True if the type can lie in panels.
+fn fits(ty: &TensorType) -> bool {
+    ty.dtype == DType::F32
+        && ty.rank() >= 2
+        && ty.shape[ty.rank() - 1].as_fixed().is_some_and(|k| k > 0)
+}
+
+/// What each operand must be if a kernel on panels runs this node; `None` if none does.
+fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<Vec<Wants>> {
+    let result = graph.ty(Value { node, result: 0 });
+    let panels = |i: usize| {
+        operands
+            .get(i)
+            .copied()
+            .flatten()
+            .is_some_and(|v| graph.ty(v).layout == Layout::Panels)
+    };
+    let ty = |i: usize| operands.get(i).copied().flatten().map(|v| graph.ty(v));
+    let constant = |i: usize| {
+        operands
+            .get(i)
+            .copied()
+            .flatten()
+            .is_none_or(|v| graph.constant(v).is_some())
+    };
+    if !fits(result) {
+        return None;
+    }
+    match graph.op(node) {
+        // A view that only regroups tokens is the same panels.
+        Op::View(_) => {
+            let x = ty(0)?;
+            let same_features = x.rank() >= 2 && x.shape.last() == result.shape.last();
+            (panels(0) && same_features).then(|| vec![Wants::Panels])
+        }
+        Op::Apply(Operator::Linear, _) => {
+            let packed = matches!(ty(1)?.layout, Layout::Packed(_));
+            let residual_fits = ty(3).is_none_or(|r| r.shape == result.shape && fits(r));
+            (packed && fits(ty(0)?) && constant(2) && residual_fits)
+                .then(|| vec![Wants::Panels, Wants::AsIs, Wants::RowMajor, Wants::Panels])
+        }
+        Op::Apply(Operator::LayerNormalization, a) => {
+            let axis = a.int_or("axis", -1);
+            let over_features = axis == -1 || axis == result.rank() as i64 - 1;
+            let k = result.shape.last()?;
+            let parameters = [1, 2]
+                .into_iter()
+                .all(|i| ty(i).is_none_or(|t| t.shape.as_slice() == std::slice::from_ref(k)));
+            (over_features
+                && parameters
+                && constant(1)
+                && constant(2)
+                && graph.n_results(node) == 1)
+                .then(|| vec![Wants::Panels, Wants::RowMajor, Wants::RowMajor])
+        }
+        Op::Apply(Operator::ScaledDotProductAttention, _) => {
+            let all = (0..3).all(|i| ty(i).is_some_and(fits));
+            all.then(|| {
+                vec![
+                    Wants::Panels,
+                    Wants::Panels,
+                    Wants::Panels,
+                    Wants::RowMajor,
+                    Wants::RowMajor,
+                ]
+            })
+        }
+        Op::Apply(Operator::EmbeddingLookup, _) => Some(vec![Wants::RowMajor; operands.len()]),
+        Op::Apply(Operator::Add, _) => {
+            let same = [0, 1]
+                .into_iter()
+                .all(|i| ty(i).is_some_and(|t| t.shape == result.shape && fits(t)));
+            (same && (panels(0) || panels(1))).then(|| vec![Wants::Panels, Wants::Panels])
+        }
+        Op::Apply(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid, _) => {
+            panels(0).then(|| vec![Wants::Panels])
+        }
+        Op::Input(_)
+        | Op::Const(_)
+        | Op::Dims(_)
+        | Op::Broadcast(_)
+        | Op::Convert(_)
+        | Op::Apply(..) => None,
+    }
+}

@@ -1,0 +1,142 @@
+//! Chooses a packed format for the weight of every linear layer, from its own zeros.
+//!
+//! Before and after:
+//!
+//! ```ir
+//! graph @before(%x: f32[s, 16]) dims(s) {
+//!   const @w: f32[16, 16] = random(seed = 1, sparsity = 0.75, block = 4x1)
+//!   %0 = linear %x, @w {activation = "none"} : f32[s, 16]
+//!   return %0
+//! }
+//! ```
+//!
+//! ```ir
+//! graph @after(%x: f32[s, 16]) dims(s) {
+//!   const @w: f32[16, 16] = random(seed = 1, sparsity = 0.75, block = 4x1)
+//!   %0 = convert @w : f32[16, 16]{bsr 4x1}
+//!   %1 = linear %x, %0 {activation = "none"} : f32[s, 16]
+//!   return %1
+//! }
+//! ```
+//!
+//! Identity: none is needed; a layout does not change what a value is, and adding products with zeros adds nothing.
+//!
+//! Preconditions: the weight is a constant `f32[n, k]`. Where it is not, the pass declines with a remark and the layer
+//! runs portably.
+//!
+//! Numeric effect: reassociates. Products with a weight that is zero are left out, so an infinite input no longer gives a
+//! NaN where its weight is zero.
+//!
+//! Source: the formats and the cost of each are in `compiler/docs/kernels.md`; every choice is a remark that says the
+//! pattern found, the format chosen and the predicted speed-up.
+
+use std::collections::HashMap;
+
+use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
+use lancet_ops::Operator;
+
+use crate::analysis::cost::{choose, predict};
+use crate::analysis::sparsity::SparsityPattern;
+use crate::rewrite::node_error;
+use crate::{Changed, Pass, PassContext, PassError};
+
+/// The pass.
+#[derive(Debug)]
+pub(crate) struct DetectSparsity;
+
+impl Pass for DetectSparsity {
+    fn name(&self) -> &'static str {
+        "detect-sparsity"
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
+        let mut packed: HashMap<Value, Value> = HashMap::new();
+        let mut changed = Changed::No;
+        for (node, weight) in linear_weights(graph) {
+            if let Layout::Packed(_) = graph.ty(weight).layout {
+                continue;
+            }
+            let Some(pattern) = pattern(graph, weight) else {
+                cx.missed(
+                    graph,
+                    node,
+                    format!("weight is {}, not a constant f32[n, k]", graph.ty(weight)),
+                );
+                continue;
+            };
+            let to = match packed.get(&weight) {
+                Some(&to) => to,
+                None => {
+                    let (format, cost) = match cx.options.text("format") {
+                        "auto" => choose(&pattern),
+                        text => {
+                            let format = parse_format(text).ok_or_else(|| {
+                                PassError::Broken(format!("unknown format `{text}`"))
+                            })?;
+                            (format, predict(&pattern, format))
+                        }
+                    };
+                    let dense = predict(&pattern, WeightFormat::Dense).total();
+                    cx.analysis(
+                        graph,
+                        node,
+                        format!(
+                            "[{}, {}] {:.1} % zero, {}: {format}, predicted {:.2}x dense ({cost})",
+                            pattern.n,
+                            pattern.k,
+                            100.0 * pattern.sparsity(),
+                            pattern.name(),
+                            dense / cost.total().max(1.0),
+                        ),
+                    );
+                    let convert = graph
+                        .add(Op::Convert(Layout::Packed(format)), &[Some(weight)])
+                        .map_err(|e| node_error(graph, node, e))?;
+                    let to = Value {
+                        node: convert,
+                        result: 0,
+                    };
+                    packed.insert(weight, to);
+                    to
+                }
+            };
+            graph
+                .set_operand(node, 1, Some(to))
+                .map_err(|e| node_error(graph, node, e))?;
+            changed = Changed::Yes;
+        }
+        Ok(changed)
+    }
+}
+
+/// Linear layers with their weights, in canonical order.
+fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
+    graph
+        .order()
+        .into_iter()
+        .filter(|&n| graph.op(n).operator() == Some(Operator::Linear))
+        .filter_map(|n| Some((n, graph.operand(n, 1)?)))
+        .collect()
+}
+
+/// The zeros of a constant `f32[n, k]`.
+fn pattern(graph: &Graph, weight: Value) -> Option<SparsityPattern> {
+    let tensor = graph.constant(weight)?;
+    let &[n, k] = tensor.shape() else { return None };
+    Some(SparsityPattern::of(tensor.as_slice::<f32>()?, n, k))
+}
+
+/// The format of this name, for the pass's option.
+fn parse_format(text: &str) -> Option<WeightFormat> {
+    match text {
+        "dense" => Some(WeightFormat::Dense),
+        "unstructured" => Some(WeightFormat::Unstructured),
+        _ => {
+            let (r, c) = text.split_once('x')?;
+            Some(WeightFormat::Bsr {
+                r: r.parse().ok()?,
+                c: c.parse().ok()?,
+            })
+        }
+    }
+}
