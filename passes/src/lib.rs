@@ -9,16 +9,26 @@
 
 pub mod analysis;
 mod assign_layout;
+mod attention_scores;
 mod context;
 mod detect_sparsity;
 mod error;
+mod fuse_epilogue;
+mod heads;
 mod manager;
 pub mod matcher;
 mod pass;
 mod pipeline;
+mod polynomial;
+mod raise_attention;
+mod raise_embedding;
+mod raise_gelu;
+mod raise_layer_norm;
+mod raise_linear;
 mod registry;
 mod remark;
 mod rewrite;
+mod vector;
 
 pub use context::{OptionValue, Options, PassContext, Target};
 pub use error::{PassError, PipelineError};

@@ -2,6 +2,12 @@
 
 use crate::assign_layout::AssignLayout;
 use crate::detect_sparsity::DetectSparsity;
+use crate::fuse_epilogue::FuseEpilogue;
+use crate::raise_attention::RaiseAttention;
+use crate::raise_embedding::RaiseEmbedding;
+use crate::raise_gelu::RaiseGelu;
+use crate::raise_layer_norm::{RaiseLayerNorm, RaiseRmsNorm};
+use crate::raise_linear::RaiseLinear;
 use crate::{OptionValue, Pass};
 
 /// The type of a pass option.
@@ -63,6 +69,42 @@ pub struct PassInfo {
 /// Every pass, in the order of the pipeline's ideas: canonicalize, raise, quantize, prune, layout, fuse.
 pub static PASSES: &[PassInfo] = &[
     PassInfo {
+        name: "raise-layer-norm",
+        summary: "recognise layer normalization written out in arithmetic",
+        options: &[],
+        new: || Box::new(RaiseLayerNorm),
+    },
+    PassInfo {
+        name: "raise-rms-norm",
+        summary: "recognise root-mean-square normalization written out in arithmetic",
+        options: &[],
+        new: || Box::new(RaiseRmsNorm),
+    },
+    PassInfo {
+        name: "raise-gelu",
+        summary: "recognise GELU, SiLU and quick GELU written out in arithmetic",
+        options: &[],
+        new: || Box::new(RaiseGelu),
+    },
+    PassInfo {
+        name: "raise-linear",
+        summary: "turn products with a constant matrix, and their bias, into linear layers",
+        options: &[],
+        new: || Box::new(RaiseLinear),
+    },
+    PassInfo {
+        name: "raise-attention",
+        summary: "turn softmax attention into one operator on unsplit heads",
+        options: &[],
+        new: || Box::new(RaiseAttention),
+    },
+    PassInfo {
+        name: "raise-embedding",
+        summary: "turn lookups of constant tables, and their sum, into one operator",
+        options: &[],
+        new: || Box::new(RaiseEmbedding),
+    },
+    PassInfo {
         name: "detect-sparsity",
         summary: "choose a packed format for the weight of every linear layer, from its own zeros",
         options: &[OptionSchema {
@@ -78,5 +120,11 @@ pub static PASSES: &[PassInfo] = &[
         summary: "put activations between linear layers, norms and attention in token panels",
         options: &[],
         new: || Box::new(AssignLayout),
+    },
+    PassInfo {
+        name: "fuse-epilogue",
+        summary: "fuse activations and residuals into the linear layers before them",
+        options: &[],
+        new: || Box::new(FuseEpilogue),
     },
 ];

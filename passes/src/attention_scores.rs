@@ -1,0 +1,283 @@
+//! The scores of an attention, read backwards from its softmax: `scale · q kᵀ + Σ terms`.
+
+use std::sync::Arc;
+
+use lancet_ir::{Dim, Graph, Value};
+use lancet_ops::{Attributes, DType, Operator, Tensor};
+
+use crate::PassError;
+use crate::heads::view;
+use crate::matcher::{binary, is_dtype, peel, scalar};
+use crate::polynomial::{number, scaled};
+
+/// Steps between a product and its softmax that are looked at.
+const MAX_DEPTH: usize = 12;
+
+/// Added to a score, values up to this leave nothing of it in `f32` or `f64`.
+const ABSORBING: f32 = -1e30;
+
+/// A score this low has no weight beside ordinary ones.
+const NEGLIGIBLE: f32 = -1e4;
+
+/// What a softmax over keys is of.
+#[derive(Clone, Debug)]
+pub(crate) struct Scores {
+    /// `[.., queries, features]`.
+    pub(crate) queries: Value,
+    /// `[.., features, keys]`.
+    pub(crate) keys: Value,
+    pub(crate) scale: f64,
+    terms: Vec<Term>,
+}
+
+/// What is done to scores besides scaling.
+#[derive(Clone, Debug)]
+struct Term {
+    kind: TermKind,
+    /// What the term has been multiplied by since.
+    factor: f64,
+    /// Rank of the scores that the term meets.
+    rank: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TermKind {
+    /// `scores + value`.
+    Added(Value),
+    /// `fill` where `condition` is `when`, the score elsewhere.
+    Filled {
+        condition: Value,
+        when: bool,
+        fill: f32,
+    },
+}
+
+/// A mask of keys, and what is added to the scores of those where it is zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mask {
+    /// `[batch, keys]`.
+    pub(crate) value: Value,
+    pub(crate) masked_value: f32,
+}
+
+/// The formula of `value`, if it leads down to a product of two computed values of rank 3 or 4.
+pub(crate) fn scores(graph: &Graph, value: Value) -> Option<Scores> {
+    read(graph, value, MAX_DEPTH)
+}
+
+fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
+    let depth = depth.checked_sub(1)?;
+    let value = peel(graph, value);
+    let rank = graph.ty(value).rank();
+    if !(3..=4).contains(&rank) || !is_dtype(graph, value, DType::F32) {
+        return None;
+    }
+    let with_term = |x: Value, kind: TermKind| {
+        // A term may not make the scores larger.
+        let mut s = graph
+            .ty(x)
+            .same_value(graph.ty(value))
+            .then(|| read(graph, x, depth))??;
+        s.terms.push(Term {
+            kind,
+            factor: 1.0,
+            rank,
+        });
+        Some(s)
+    };
+    if let Some((queries, keys)) = binary(graph, value, Operator::MatMul) {
+        let computed = graph.constant(queries).is_none() && graph.constant(keys).is_none();
+        let batched = graph.ty(queries).rank() == rank && graph.ty(keys).rank() == rank;
+        return (computed && batched).then_some(Scores {
+            queries,
+            keys,
+            scale: 1.0,
+            terms: Vec::new(),
+        });
+    }
+    if let Some((x, factor)) = scaled(graph, value) {
+        let mut s = read(graph, x, depth)?;
+        s.scale *= factor;
+        s.terms.iter_mut().for_each(|t| t.factor *= factor);
+        return Some(s);
+    }
+    if let Some((a, b)) = binary(graph, value, Operator::Add) {
+        return with_term(a, TermKind::Added(b)).or_else(|| with_term(b, TermKind::Added(a)));
+    }
+    if graph.operator(value) == Some(Operator::Where) {
+        let condition = graph.operand(value.node, 0)?;
+        let (yes, no) = (graph.operand(value.node, 1)?, graph.operand(value.node, 2)?);
+        let filled = |fill: Value, x: Value, when: bool| {
+            let fill = scalar(graph, fill).filter(|f| *f <= NEGLIGIBLE)?;
+            with_term(
+                x,
+                TermKind::Filled {
+                    condition,
+                    when,
+                    fill,
+                },
+            )
+        };
+        return filled(yes, no, true).or_else(|| filled(no, yes, false));
+    }
+    // A view that only regroups what stands before the matrices.
+    let x = matches!(graph.op(value.node), lancet_ir::Op::View(_))
+        .then(|| graph.operand(value.node, 0))??;
+    let (shape, of_x) = (graph.shape(value), graph.shape(x));
+    let same = shape[rank - 2..] == *of_x.get(of_x.len().checked_sub(2)?..)?;
+    same.then(|| read(graph, x, depth))?
+}
+
+/// The terms of `scores` as a mask of keys and one bias that broadcasts to `shape`, `[batch, heads, queries, keys]`; or why
+/// they are not.
+#[expect(
+    clippy::type_complexity,
+    reason = "a mask and a bias, either absent, or a reason, or a bug"
+)]
+pub(crate) fn add_bias(
+    graph: &mut Graph,
+    scores: &Scores,
+    shape: &[Dim; 4],
+) -> Result<Result<(Option<Mask>, Option<Value>), String>, PassError> {
+    let mut mask = None;
+    let mut bias: Option<Value> = None;
+    for term in &scores.terms {
+        let (value, fill) = match term.kind {
+            TermKind::Added(value) => (value, f32::NEG_INFINITY),
+            TermKind::Filled {
+                condition,
+                when,
+                fill,
+            } => (select(graph, condition, when, fill)?, fill),
+        };
+        let (found, rest) = without_mask(graph, value, shape, MAX_DEPTH)?;
+        let mut addends = rest;
+        match found {
+            Some(m) if mask.is_none() => {
+                let masked_value = (f64::from(m.masked_value) * term.factor) as f32;
+                mask = Some(Mask { masked_value, ..m });
+            }
+            _ if ABSORBING < fill => {
+                return Ok(Err(format!(
+                    "scores are overwritten by {fill}, which may not outweigh them"
+                )));
+            }
+            _ => addends = vec![value],
+        }
+        for addend in addends {
+            let fitted = match fit(graph, addend, term, shape)? {
+                Ok(v) => v,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            bias = Some(match bias {
+                Some(b) => graph.apply(Operator::Add, Attributes::new(), &[b, fitted])?,
+                None => fitted,
+            });
+        }
+    }
+    Ok(Ok((mask, bias)))
+}
+
+/// `fill` where `condition` is `when`, zero elsewhere.
+fn select(graph: &mut Graph, condition: Value, when: bool, fill: f32) -> Result<Value, PassError> {
+    let masked = graph.add_const("masked", Arc::new(Tensor::scalar(fill)));
+    let zero = graph.add_const("zero", Arc::new(Tensor::scalar(0.0f32)));
+    let operands = if when {
+        [condition, masked, zero]
+    } else {
+        [condition, zero, masked]
+    };
+    Ok(graph.apply(Operator::Where, Attributes::new(), &operands)?)
+}
+
+/// The key mask that is an addend of `value`, and the other addends.
+fn without_mask(
+    graph: &mut Graph,
+    value: Value,
+    shape: &[Dim; 4],
+    depth: usize,
+) -> Result<(Option<Mask>, Vec<Value>), PassError> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Ok((None, vec![value]));
+    };
+    if let Some(mask) = key_mask(graph, value, shape) {
+        return Ok((Some(mask), Vec::new()));
+    }
+    if let Some((a, b)) = binary(graph, value, Operator::Add) {
+        for (x, other) in [(a, b), (b, a)] {
+            let (mask, mut rest) = without_mask(graph, x, shape, depth)?;
+            if mask.is_some() {
+                rest.push(other);
+                return Ok((mask, rest));
+            }
+        }
+    }
+    if graph.operator(value) == Some(Operator::Where)
+        && let [Some(condition), Some(yes), Some(no)] = graph.operands(value.node)[..]
+    {
+        for (fill, x, when) in [(yes, no, true), (no, yes, false)] {
+            let Some(fill) = number(graph, fill)
+                .map(|f| f as f32)
+                .filter(|f| *f <= ABSORBING)
+            else {
+                continue;
+            };
+            let selected = select(graph, condition, when, fill)?;
+            if let Some(mask) = key_mask(graph, selected, shape) {
+                return Ok((Some(mask), vec![x]));
+            }
+        }
+    }
+    Ok((None, vec![value]))
+}
+
+/// The key-padding mask that a bias stands for.
+fn key_mask(graph: &Graph, bias: Value, shape: &[Dim; 4]) -> Option<Mask> {
+    let _ = (graph, bias, shape);
+    None
+}
+
+/// A term under a shape that broadcasts to `shape`, with its factor; or why there is none.
+fn fit(
+    graph: &mut Graph,
+    value: Value,
+    term: &Term,
+    shape: &[Dim; 4],
+) -> Result<Result<Value, String>, PassError> {
+    let mut value = value;
+    if !is_dtype(graph, value, DType::F32) {
+        return Ok(Err(format!("a term has type {}", graph.ty(value))));
+    }
+    let own = graph.shape(value).to_vec();
+    if term.rank == 3
+        && let [first, rest @ ..] = own.as_slice()
+        && rest.len() == 2
+        && first.as_fixed() != Some(1)
+    {
+        if shape[0].mul(&shape[1]).as_ref() != Some(first) {
+            return Ok(Err(format!("a term has type {}", graph.ty(value))));
+        }
+        let apart = [&shape[..2], rest].concat();
+        value = view(graph, value, apart)?;
+    }
+    let own = graph.shape(value);
+    let broadcasts = own.len() <= 4
+        && own
+            .iter()
+            .rev()
+            .zip(shape.iter().rev())
+            .all(|(d, s)| d == s || d.as_fixed() == Some(1));
+    if !broadcasts {
+        let [b, h, q, k] = shape;
+        let ty = graph.ty(value);
+        return Ok(Err(format!(
+            "the term {ty} does not broadcast to [{b}, {h}, {q}, {k}]"
+        )));
+    }
+    if term.factor != 1.0 {
+        let factor = Tensor::scalar(term.factor as f32);
+        let factor = graph.add_const("factor", Arc::new(factor));
+        value = graph.apply(Operator::Mul, Attributes::new(), &[value, factor])?;
+    }
+    Ok(Ok(value))
+}
