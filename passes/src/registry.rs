@@ -68,6 +68,11 @@ pub struct PassInfo {
 
 /// Every pass, in the order of the pipeline's ideas: canonicalize, raise, quantize, prune, layout, fuse.
 pub static PASSES: &[PassInfo] = &[
+    crate::fold_constants::INFO,
+    crate::eliminate_identities::INFO,
+    crate::cse::INFO,
+    crate::dce::INFO,
+    crate::simplify_shapes::INFO,
     PassInfo {
         name: "raise-layer-norm",
         summary: "recognise layer normalization written out in arithmetic",
