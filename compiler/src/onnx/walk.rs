@@ -1,0 +1,658 @@
+//! The walk over a model's nodes that builds the graph.
+//!
+//! Nodes are taken in the order of the file wherever that is an order of evaluation, and are sorted where it is not. Only
+//! nodes that an output needs are looked at. Calls of the model's own functions and branches of an `If` with a constant
+//! condition are walked in place. When a node fails, its results are bound to [`Binding::Failed`], and whatever needs them
+//! is passed over, so that each problem is reported once.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+
+use lancet_ir::{Graph, Value};
+use lancet_ops::Attributes;
+use onnx_protobuf::{
+    FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
+};
+
+use super::attributes::{self, NodeAttributes};
+use super::error::{Collector, Fault, Faults, Place};
+use super::ops::{self, Call};
+use super::tensor::TensorReader;
+use super::{ImportOptions, sparse};
+
+/// Deepest nesting of function calls and branches.
+const MAX_DEPTH: usize = 32;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Binding {
+    Value(Value),
+    /// An optional input of a function that its call leaves out.
+    Absent,
+    /// A result of a node that has been reported, or that depends on one.
+    Failed,
+}
+
+/// The names that nodes see.
+pub(crate) struct Scope<'s> {
+    parent: Option<&'s Scope<'s>>,
+    values: HashMap<String, Binding>,
+    opsets: HashMap<String, i64>,
+    /// Attributes of the call, inside a function.
+    formal: Option<Attributes>,
+    /// Put before the names of nodes.
+    prefix: String,
+    depth: usize,
+}
+
+impl Scope<'_> {
+    /// The outermost scope.
+    pub(crate) fn root(opsets: HashMap<String, i64>) -> Scope<'static> {
+        Scope {
+            parent: None,
+            values: HashMap::new(),
+            opsets,
+            formal: None,
+            prefix: String::new(),
+            depth: 0,
+        }
+    }
+
+    /// Binds a name; false if it was bound.
+    pub(crate) fn bind(&mut self, name: &str, binding: Binding) -> bool {
+        self.values.insert(name.to_owned(), binding).is_none()
+    }
+
+    /// What a name stands for here, or `None` if it is not defined.
+    pub(crate) fn lookup(&self, name: &str) -> Option<Binding> {
+        let mut scope = Some(self);
+        while let Some(s) = scope {
+            if let Some(binding) = s.values.get(name) {
+                return Some(*binding);
+            }
+            scope = s.parent;
+        }
+        None
+    }
+}
+
+/// Versions by domain, with the two names of the default domain made one.
+pub(crate) fn opsets(imports: &[OperatorSetIdProto]) -> HashMap<String, i64> {
+    imports
+        .iter()
+        .map(|o| (domain(&o.domain).to_owned(), o.version))
+        .collect()
+}
+
+/// The domain under the name it is known by here: empty for the default one.
+pub(crate) fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
+}
+
+/// A constant that has not been read.
+pub(crate) enum Initializer {
+    Dense(TensorProto),
+    Sparse(SparseTensorProto),
+}
+
+impl Initializer {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Initializer::Dense(t) => &t.name,
+            Initializer::Sparse(t) => t.values.as_ref().map_or("", |v| &v.name),
+        }
+    }
+}
+
+/// The state of an import.
+pub(crate) struct Walk<'a> {
+    pub(crate) graph: Graph,
+    pub(crate) reader: TensorReader<'a>,
+    pub(crate) errors: Collector,
+    pub(crate) functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
+    pub(crate) options: &'a ImportOptions,
+    /// Nodes walked, those of inlined bodies at each call.
+    pub(crate) n_nodes: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Walks the nodes that `wanted` needs, and binds their results in `scope`.
+    pub(crate) fn body(
+        &mut self,
+        nodes: &'a [NodeProto],
+        initializers: Vec<Initializer>,
+        wanted: &[&'a str],
+        scope: &mut Scope<'_>,
+    ) -> Result<(), Fault> {
+        self.n_nodes = self.n_nodes.saturating_add(nodes.len());
+        if self.n_nodes > self.options.max_nodes {
+            return Err(Fault::limit(format!(
+                "more than {} nodes, functions inlined",
+                self.options.max_nodes
+            )));
+        }
+        let producers = self.producers(nodes, &initializers, scope);
+        let plan = Order::new(nodes, &producers, wanted);
+        for initializer in initializers {
+            if plan.used.contains(initializer.name()) {
+                self.initializer(initializer, scope);
+            }
+        }
+        for &index in &plan.cyclic {
+            let place = place(&nodes[index], scope);
+            let fault = Fault::invalid("needs its own result, through a cycle of nodes");
+            self.errors.add(&place, fault);
+        }
+        for &index in &plan.blocked {
+            self.bind_results(&nodes[index], &[], scope);
+        }
+        for &index in &plan.order {
+            let node = &nodes[index];
+            let results = match self.operands(node, scope) {
+                Ok(None) => Vec::new(),
+                Ok(Some(operands)) => {
+                    let used = node.output.iter().map(|o| plan.used.contains(o.as_str()));
+                    self.node(node, operands, used.collect(), scope)
+                        .unwrap_or_else(|faults| {
+                            let place = place(node, scope);
+                            for fault in faults.0 {
+                                self.errors.add(&place, fault);
+                            }
+                            Vec::new()
+                        })
+                }
+                Err(fault) => {
+                    self.errors.add(&place(node, scope), fault);
+                    Vec::new()
+                }
+            };
+            self.bind_results(node, &results, scope);
+        }
+        Ok(())
+    }
+
+    /// Which node gives each name.
+    fn producers(
+        &mut self,
+        nodes: &'a [NodeProto],
+        initializers: &[Initializer],
+        scope: &Scope<'_>,
+    ) -> HashMap<&'a str, usize> {
+        let mut taken: HashSet<&str> = scope.values.keys().map(String::as_str).collect();
+        for initializer in initializers {
+            let name = initializer.name();
+            if !taken.insert(name) {
+                let fault = Fault::invalid("the name is given twice");
+                self.errors
+                    .add(&Place::new(format!("initializer `{name}`")), fault);
+            }
+        }
+        let mut producers = HashMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                let twice = taken.contains(output.as_str())
+                    || producers.insert(output.as_str(), index).is_some();
+                if twice {
+                    let fault =
+                        Fault::invalid(format!("result `{output}` has the name of another value"));
+                    self.errors.add(&place(node, scope), fault);
+                }
+            }
+        }
+        producers
+    }
+
+    fn initializer(&mut self, initializer: Initializer, scope: &mut Scope<'_>) {
+        let name = initializer.name().to_owned();
+        let tensor = match initializer {
+            Initializer::Dense(mut proto) => self.reader.read(&mut proto),
+            Initializer::Sparse(mut proto) => {
+                sparse::read(&mut self.reader, &mut proto, self.options.max_dense_bytes)
+            }
+        };
+        let binding = match tensor {
+            Ok(tensor) => {
+                let name = format!("{}{name}", scope.prefix);
+                Binding::Value(self.graph.add_const(&name, Arc::new(tensor)))
+            }
+            Err(fault) => {
+                self.errors
+                    .add(&Place::new(format!("initializer `{name}`")), fault);
+                Binding::Failed
+            }
+        };
+        scope.bind(&name, binding);
+    }
+
+    /// The operands of a node, or `None` if one of them has failed.
+    fn operands(
+        &self,
+        node: &NodeProto,
+        scope: &Scope<'_>,
+    ) -> Result<Option<Vec<Option<Value>>>, Fault> {
+        let mut operands = Vec::with_capacity(node.input.len());
+        let mut failed = false;
+        for name in &node.input {
+            operands.push(if name.is_empty() {
+                None
+            } else {
+                match scope.lookup(name) {
+                    Some(Binding::Value(v)) => Some(v),
+                    Some(Binding::Absent) => None,
+                    Some(Binding::Failed) => {
+                        failed = true;
+                        None
+                    }
+                    None => {
+                        return Err(Fault::invalid(format!("operand `{name}` is not defined")));
+                    }
+                }
+            });
+        }
+        Ok((!failed).then_some(operands))
+    }
+
+    fn bind_results(&self, node: &NodeProto, results: &[Option<Value>], scope: &mut Scope<'_>) {
+        for (i, output) in node
+            .output
+            .iter()
+            .enumerate()
+            .filter(|(_, o)| !o.is_empty())
+        {
+            let binding = match results.get(i) {
+                Some(Some(value)) => Binding::Value(*value),
+                _ => Binding::Failed,
+            };
+            // A name that is given twice has been reported.
+            scope.bind(output, binding);
+        }
+    }
+
+    /// Adds one node, and gives its results; those that nothing uses may be absent.
+    fn node(
+        &mut self,
+        node: &'a NodeProto,
+        operands: Vec<Option<Value>>,
+        used: Vec<bool>,
+        scope: &Scope<'_>,
+    ) -> Result<Vec<Option<Value>>, Faults> {
+        let attributes = attributes::read(
+            &node.attribute,
+            scope.formal.as_ref(),
+            &mut self.reader,
+            self.options.max_dense_bytes,
+        )?;
+        let domain = domain(&node.domain);
+        let key = (domain, node.op_type.as_str(), node.overload.as_str());
+        if let Some(function) = self.functions.get(&key).copied() {
+            return self.function(function, node, &operands, attributes, scope);
+        }
+        if domain.is_empty() && node.op_type == "If" {
+            return self.branch(node, &operands, &attributes, scope);
+        }
+        if let Some((name, _)) = attributes.graphs.first() {
+            let message = "is a graph; control flow is not supported".to_owned();
+            return Err(if ops::is_known(domain, &node.op_type) {
+                Fault::Attribute((*name).to_owned(), message).into()
+            } else {
+                Fault::Operator.into()
+            });
+        }
+        let opset = scope.opsets.get(domain).copied();
+        let opset = match (opset, domain) {
+            (Some(version), _) => version,
+            // Exporters leave out the import of contributed operators, of which there is one version.
+            (None, "com.microsoft") => 1,
+            (None, _) => {
+                return Err(Fault::invalid(format!(
+                    "the model does not import the domain `{}`",
+                    node.domain
+                ))
+                .into());
+            }
+        };
+        ops::add(
+            &mut self.graph,
+            Call {
+                op: &node.op_type,
+                domain,
+                opset,
+                name: format!("{}{}", scope.prefix, name_of(node)),
+                operands,
+                used,
+                attributes: attributes.values,
+            },
+        )
+    }
+
+    /// Walks the body of a function of the model.
+    fn function(
+        &mut self,
+        function: &'a FunctionProto,
+        node: &'a NodeProto,
+        operands: &[Option<Value>],
+        mut attributes: NodeAttributes<'a>,
+        scope: &Scope<'_>,
+    ) -> Result<Vec<Option<Value>>, Faults> {
+        if scope.depth >= MAX_DEPTH {
+            return Err(Fault::limit(format!(
+                "functions are nested deeper than {MAX_DEPTH} calls"
+            ))
+            .into());
+        }
+        if !attributes.graphs.is_empty() {
+            return Err(Fault::unsupported("a graph is passed to a function").into());
+        }
+        if operands.len() > function.input.len() || node.output.len() > function.output.len() {
+            return Err(Fault::invalid(format!(
+                "the function takes {} operands and gives {} results, found {} and {}",
+                function.input.len(),
+                function.output.len(),
+                operands.len(),
+                node.output.len()
+            ))
+            .into());
+        }
+        let defaults = attributes::read(
+            &function.attribute_proto,
+            None,
+            &mut self.reader,
+            self.options.max_dense_bytes,
+        )?;
+        for (name, value) in defaults.values.iter() {
+            if attributes.values.get(name).is_none() {
+                attributes.values.set(name, value.clone());
+            }
+        }
+        let mut opsets = opsets(&function.opset_import);
+        if opsets.is_empty() {
+            opsets = scope.opsets.clone();
+        }
+        let mut inner = Scope {
+            parent: None,
+            values: HashMap::new(),
+            opsets,
+            formal: Some(attributes.values),
+            prefix: format!("{}{}/", scope.prefix, name_of(node)),
+            depth: scope.depth + 1,
+        };
+        for (i, input) in function.input.iter().enumerate() {
+            let binding = match operands.get(i).copied().flatten() {
+                Some(value) => Binding::Value(value),
+                None => Binding::Absent,
+            };
+            if !inner.bind(input, binding) {
+                return Err(Fault::invalid(format!(
+                    "the function takes two operands of the name `{input}`"
+                ))
+                .into());
+            }
+        }
+        let wanted: Vec<&str> = wanted(node, &function.output);
+        self.body(&function.node, Vec::new(), &wanted, &mut inner)?;
+        results(node, &function.output, &inner)
+    }
+
+    /// Walks the branch of an `If` that its condition chooses.
+    fn branch(
+        &mut self,
+        node: &'a NodeProto,
+        operands: &[Option<Value>],
+        attributes: &NodeAttributes<'a>,
+        scope: &Scope<'_>,
+    ) -> Result<Vec<Option<Value>>, Faults> {
+        if scope.depth >= MAX_DEPTH {
+            return Err(Fault::limit(format!(
+                "branches are nested deeper than {MAX_DEPTH} levels"
+            ))
+            .into());
+        }
+        let &[Some(condition)] = operands else {
+            return Err(Fault::invalid("If takes one operand").into());
+        };
+        let graph_named = |name: &str| -> Result<&'a GraphProto, Fault> {
+            attributes
+                .graphs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, g)| *g)
+                .ok_or_else(|| Fault::invalid(format!("attribute `{name}` is missing")))
+        };
+        let (yes, no) = (graph_named("then_branch")?, graph_named("else_branch")?);
+        let taken = match self.constant_condition(condition) {
+            Some(true) => yes,
+            Some(false) => no,
+            None => {
+                return Err(Fault::unsupported(
+                    "a condition that is not constant is not supported",
+                )
+                .into());
+            }
+        };
+        let outputs: Vec<String> = taken.output.iter().map(|o| o.name.clone()).collect();
+        if node.output.len() > outputs.len() {
+            return Err(Fault::invalid(format!(
+                "the branch gives {} results, {} are used",
+                outputs.len(),
+                node.output.len()
+            ))
+            .into());
+        }
+        let mut inner = Scope {
+            parent: Some(scope),
+            values: HashMap::new(),
+            opsets: scope.opsets.clone(),
+            formal: scope.formal.clone(),
+            prefix: format!("{}{}/", scope.prefix, name_of(node)),
+            depth: scope.depth + 1,
+        };
+        let wanted: Vec<&str> = taken
+            .output
+            .iter()
+            .zip(&node.output)
+            .filter(|(_, to)| !to.is_empty())
+            .map(|(o, _)| o.name.as_str())
+            .collect();
+        self.body(&taken.node, initializers_of(taken), &wanted, &mut inner)?;
+        results(node, &outputs, &inner)
+    }
+
+    fn constant_condition(&self, condition: Value) -> Option<bool> {
+        if let Some(tensor) = self.graph.constant(condition) {
+            return match tensor.as_slice::<bool>()? {
+                [c] => Some(*c),
+                _ => None,
+            };
+        }
+        match self.graph.elements(condition)? {
+            [c] => c.as_fixed().map(|c| c != 0),
+            _ => None,
+        }
+    }
+}
+
+/// The constants of a branch; their elements stay in the file until they are read.
+fn initializers_of(graph: &GraphProto) -> Vec<Initializer> {
+    let dense = graph.initializer.iter().cloned().map(Initializer::Dense);
+    let sparse = graph
+        .sparse_initializer
+        .iter()
+        .cloned()
+        .map(Initializer::Sparse);
+    dense.chain(sparse).collect()
+}
+
+/// Formal results that the node gives names to.
+fn wanted<'f>(node: &NodeProto, formal: &'f [String]) -> Vec<&'f str> {
+    formal
+        .iter()
+        .zip(&node.output)
+        .filter(|(_, to)| !to.is_empty())
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
+
+/// The values of the formal results that the node gives names to.
+fn results(
+    node: &NodeProto,
+    formal: &[String],
+    inner: &Scope<'_>,
+) -> Result<Vec<Option<Value>>, Faults> {
+    let mut out = Vec::with_capacity(node.output.len());
+    for (name, to) in formal.iter().zip(&node.output) {
+        out.push(if to.is_empty() {
+            None
+        } else {
+            match inner.lookup(name) {
+                Some(Binding::Value(v)) => Some(v),
+                Some(Binding::Absent | Binding::Failed) => None,
+                None => {
+                    return Err(Fault::invalid(format!(
+                        "result `{name}` of its body is not defined"
+                    ))
+                    .into());
+                }
+            }
+        });
+    }
+    Ok(out)
+}
+
+/// The name of a node: its own, else its first result's.
+pub(crate) fn name_of(node: &NodeProto) -> &str {
+    if !node.name.is_empty() {
+        return &node.name;
+    }
+    node.output
+        .iter()
+        .find(|o| !o.is_empty())
+        .map_or("", String::as_str)
+}
+
+fn place(node: &NodeProto, scope: &Scope<'_>) -> Place {
+    let domain = domain(&node.domain);
+    let name = format!("{}{}", scope.prefix, name_of(node));
+    let op = if domain.is_empty() {
+        node.op_type.clone()
+    } else {
+        format!("{domain}.{}", node.op_type)
+    };
+    Place {
+        text: format!("node `{name}` ({op})"),
+        node: format!("`{name}`"),
+        op: node.op_type.clone(),
+        domain: if domain.is_empty() { "ai.onnx" } else { domain }.to_owned(),
+        opset: scope.opsets.get(domain).copied().unwrap_or(1),
+    }
+}
+
+/// Which nodes are needed, and when.
+struct Order<'a> {
+    /// Names that a needed node or a wanted output uses.
+    used: HashSet<&'a str>,
+    order: Vec<usize>,
+    /// The nodes of one cycle, if there is one.
+    cyclic: Vec<usize>,
+    /// Every needed node that no order of evaluation reaches.
+    blocked: Vec<usize>,
+}
+
+impl<'a> Order<'a> {
+    fn new(
+        nodes: &'a [NodeProto],
+        producers: &HashMap<&'a str, usize>,
+        wanted: &[&'a str],
+    ) -> Order<'a> {
+        let mut used: HashSet<&str> = HashSet::new();
+        let mut live: HashMap<usize, Vec<&str>> = HashMap::new();
+        let mut stack: Vec<&str> = wanted.to_vec();
+        while let Some(name) = stack.pop() {
+            if !used.insert(name) {
+                continue;
+            }
+            if let Some(&index) = producers.get(name)
+                && !live.contains_key(&index)
+            {
+                let mut needs = Vec::new();
+                names_needed(&nodes[index], &mut needs);
+                needs.sort_unstable();
+                needs.dedup();
+                stack.extend(&needs);
+                live.insert(index, needs);
+            }
+        }
+        let mut waiting: HashMap<usize, usize> = HashMap::new();
+        let mut users: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (&index, needs) in &live {
+            let before: HashSet<usize> = needs
+                .iter()
+                .filter_map(|n| producers.get(n).copied())
+                .collect();
+            waiting.insert(index, before.len());
+            for producer in before {
+                users.entry(producer).or_default().push(index);
+            }
+        }
+        let mut ready: BinaryHeap<Reverse<usize>> = waiting
+            .iter()
+            .filter(|(_, n)| **n == 0)
+            .map(|(&i, _)| Reverse(i))
+            .collect();
+        let mut order = Vec::with_capacity(live.len());
+        while let Some(Reverse(index)) = ready.pop() {
+            order.push(index);
+            waiting.remove(&index);
+            for user in users.get(&index).into_iter().flatten() {
+                if let Some(n) = waiting.get_mut(user) {
+                    *n -= 1;
+                    if *n == 0 {
+                        ready.push(Reverse(*user));
+                    }
+                }
+            }
+        }
+        // What is left is on a cycle, or needs one: only the former is at fault.
+        let mut blocked: Vec<usize> = waiting.keys().copied().collect();
+        blocked.sort_unstable();
+        let mut cyclic = Vec::new();
+        if let Some(&first) = blocked.first() {
+            let mut at = first;
+            let mut seen = HashSet::new();
+            while seen.insert(at) {
+                cyclic.push(at);
+                let blocking = |n: &&str| producers.get(*n).filter(|i| waiting.contains_key(*i));
+                match live[&at].iter().find_map(|n| blocking(n)) {
+                    Some(&next) => at = next,
+                    None => break,
+                }
+            }
+            let start = cyclic.iter().position(|&i| i == at).unwrap_or(0);
+            cyclic.drain(..start);
+            cyclic.sort_unstable();
+        }
+        Order {
+            used,
+            order,
+            cyclic,
+            blocked,
+        }
+    }
+}
+
+/// Names that a node uses, those that its subgraphs capture included (and some that they define themselves, which no
+/// node outside gives).
+fn names_needed<'a>(node: &'a NodeProto, out: &mut Vec<&'a str>) {
+    out.extend(
+        node.input
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !n.is_empty()),
+    );
+    for graph in node.attribute.iter().filter_map(|a| a.g.as_ref()) {
+        out.extend(graph.output.iter().map(|o| o.name.as_str()));
+        for inner in &graph.node {
+            names_needed(inner, out);
+        }
+    }
+}
