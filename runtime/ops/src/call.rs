@@ -142,6 +142,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Float attribute `name` if it is set.
+    pub(crate) fn optional_float(&self, name: &str) -> Option<f32> {
+        self.attributes.float(name)
+    }
+
     /// String attribute `name`, or the default in the schema.
     pub(crate) fn str(&self, name: &str) -> &str {
         match (self.attributes.str(name), self.default(name)) {

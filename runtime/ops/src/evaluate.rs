@@ -2,8 +2,8 @@
 
 use crate::call::{Call, OpResult, OpResults};
 use crate::{
-    Attributes, OpError, Operator, Tensor, TensorView, binary, cast, generate, index, lancet,
-    matmul, norm, reduce, shape, unary,
+    Attributes, OpError, Operator, Tensor, TensorView, attention, binary, cast, conv, dft, einsum,
+    generate, index, lancet, matmul, microsoft, norm, pool, quant, reduce, rnn, shape, unary,
 };
 
 /// Evaluates `op` on `operands`; `None` is an absent optional operand. Gives `n_results` results.
@@ -155,39 +155,38 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::Linear => one(lancet::linear(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
         Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
-        Operator::Einsum
-        | Operator::QLinearMatMul
-        | Operator::Conv
-        | Operator::ConvInteger
-        | Operator::QLinearConv
-        | Operator::AveragePool
-        | Operator::MaxPool
-        | Operator::GlobalAveragePool
-        | Operator::GlobalMaxPool
-        | Operator::QuantizeLinear
-        | Operator::DequantizeLinear
-        | Operator::DynamicQuantizeLinear
-        | Operator::DFT
-        | Operator::LSTM
-        | Operator::GRU
-        | Operator::RNN
-        | Operator::Attention
-        | Operator::RotaryEmbedding
-        | Operator::MsBiasGelu
-        | Operator::MsFastGelu
-        | Operator::MsSkipLayerNormalization
-        | Operator::MsSkipSimplifiedLayerNormalization
-        | Operator::MsEmbedLayerNormalization
-        | Operator::MsAttention
-        | Operator::MsMultiHeadAttention
-        | Operator::MsFusedMatMul
-        | Operator::MsFusedGemm
-        | Operator::MsBiasSplitGelu
-        | Operator::MsBiasAdd
-        | Operator::MsDynamicQuantizeMatMul
-        | Operator::MsMatMulIntegerToFloat
-        | Operator::MsQuantizeLinear
-        | Operator::MsDequantizeLinear
-        | Operator::MsRotaryEmbedding => Err(call.shape_error("is not evaluated yet")),
+        Operator::Einsum => one(einsum::einsum(call)),
+        Operator::Conv => one(conv::conv(call)),
+        Operator::ConvInteger => one(conv::conv_integer(call)),
+        Operator::QLinearConv => one(conv::qlinear_conv(call)),
+        Operator::AveragePool => one(pool::average_pool(call)),
+        Operator::MaxPool => pool::max_pool(call),
+        Operator::GlobalAveragePool | Operator::GlobalMaxPool => one(pool::global_pool(call)),
+        Operator::QuantizeLinear | Operator::MsQuantizeLinear => one(quant::quantize_linear(call)),
+        Operator::DequantizeLinear | Operator::MsDequantizeLinear => {
+            one(quant::dequantize_linear(call))
+        }
+        Operator::DynamicQuantizeLinear => quant::dynamic_quantize_linear(call),
+        Operator::QLinearMatMul => one(quant::qlinear_matmul(call)),
+        Operator::MsMatMulIntegerToFloat => one(quant::matmul_integer_to_float(call)),
+        Operator::MsDynamicQuantizeMatMul => one(quant::dynamic_quantize_matmul(call)),
+        Operator::DFT => one(dft::dft(call)),
+        Operator::LSTM => rnn::lstm(call),
+        Operator::GRU => rnn::gru(call),
+        Operator::RNN => rnn::rnn(call),
+        Operator::Attention => attention::attention(call),
+        Operator::RotaryEmbedding => one(attention::rotary_embedding(call)),
+        Operator::MsRotaryEmbedding => one(attention::ms_rotary_embedding(call)),
+        Operator::MsBiasGelu | Operator::MsFastGelu => one(microsoft::bias_gelu(call)),
+        Operator::MsBiasSplitGelu => one(microsoft::bias_split_gelu(call)),
+        Operator::MsBiasAdd => one(microsoft::bias_add(call)),
+        Operator::MsSkipLayerNormalization | Operator::MsSkipSimplifiedLayerNormalization => {
+            microsoft::skip_layer_normalization(call)
+        }
+        Operator::MsEmbedLayerNormalization => microsoft::embed_layer_normalization(call),
+        Operator::MsAttention => microsoft::attention(call),
+        Operator::MsMultiHeadAttention => microsoft::multi_head_attention(call),
+        Operator::MsFusedMatMul => one(microsoft::fused_matmul(call)),
+        Operator::MsFusedGemm => one(microsoft::fused_gemm(call)),
     }
 }

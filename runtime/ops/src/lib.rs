@@ -10,11 +10,15 @@
 #[macro_use]
 mod tensor;
 
+mod attention;
 mod attributes;
 mod binary;
 mod call;
 mod cast;
+mod conv;
+mod dft;
 mod dtype;
+mod einsum;
 mod error;
 mod evaluate;
 mod generate;
@@ -22,13 +26,18 @@ mod index;
 mod lancet;
 mod layout;
 mod matmul;
+mod microsoft;
 mod norm;
 mod number;
 mod operator;
+mod pool;
+mod quant;
 mod reduce;
+mod rnn;
 mod shape;
 mod special;
 mod unary;
+mod window;
 
 pub use attributes::{Attribute, AttributeType, Attributes};
 pub use dtype::DType;

@@ -476,8 +476,10 @@ operators! {
     Attention "attention" Onnx "Attention" (3, 7) (1, 4) {
         is_causal: Int = Int(0),
         kv_num_heads: Int = Optional,
+        left_window_size: Int = Int(-1),
         q_num_heads: Int = Optional,
         qk_matmul_output_mode: Int = Int(0),
+        right_window_size: Int = Int(-1),
         scale: Float = Optional,
         softcap: Float = Float(0.0),
         softmax_precision: Int = Optional,

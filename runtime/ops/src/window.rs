@@ -1,0 +1,133 @@
+//! Sliding windows over the spatial dimensions of a tensor `[n, c, ...]`, shared by convolution and pooling.
+
+use crate::OpError;
+use crate::call::Call;
+
+/// How a window slides along one dimension. All sizes are at most those of tensors, or were checked to fit `i64`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// Size of the operand.
+    pub(crate) input: usize,
+    /// Size of the result.
+    pub(crate) output: usize,
+    pub(crate) kernel: usize,
+    stride: i64,
+    dilation: i64,
+    pad_begin: i64,
+    pad_end: i64,
+}
+
+impl Window {
+    /// Where tap `tap` of window `place` falls, or `None` if outside the operand.
+    pub(crate) fn at(&self, place: usize, tap: usize) -> Option<usize> {
+        let at = self.start(place) + tap as i64 * self.dilation;
+        usize::try_from(at).ok().filter(|&i| i < self.input)
+    }
+
+    fn start(&self, place: usize) -> i64 {
+        place as i64 * self.stride - self.pad_begin
+    }
+
+    /// Places in the operand that window `place` covers.
+    pub(crate) fn covered(&self, place: usize) -> impl Iterator<Item = usize> {
+        let start = self.start(place);
+        let input = self.input as i64;
+        let before = if start < 0 {
+            (-start as u64).div_ceil(self.dilation as u64) as i64
+        } else {
+            0
+        };
+        let after = if start < input {
+            ((input - start) as u64).div_ceil(self.dilation as u64) as i64
+        } else {
+            0
+        };
+        let dilation = self.dilation;
+        (before..after.min(self.kernel as i64)).map(move |tap| (start + tap * dilation) as usize)
+    }
+
+    /// Number of places, padding included, that window `place` covers.
+    pub(crate) fn n_padded(&self, place: usize) -> u64 {
+        let end = self.input as i64 + self.pad_end;
+        let start = self.start(place);
+        if end <= start {
+            return 0;
+        }
+        ((end - start) as u64)
+            .div_ceil(self.dilation as u64)
+            .min(self.kernel as u64)
+    }
+}
+
+/// The windows along each spatial dimension, from attributes `kernel_shape`, `strides`, `dilations`, `pads`, `auto_pad`
+/// and (if the operator has it) `ceil_mode`.
+pub(crate) fn windows(
+    call: &Call<'_>,
+    input: &[usize],
+    kernel: &[usize],
+) -> Result<Vec<Window>, OpError> {
+    let rank = input.len();
+    let list = |name: &str, n: usize, default: i64, least: i64| match call.ints(name) {
+        None => Ok(vec![default; n]),
+        Some(v) if v.len() == n && v.iter().all(|&v| least <= v && v <= LIMIT) => Ok(v.to_vec()),
+        Some(v) => Err(call.attribute_error(name, format!("{v:?} for {rank} spatial dimensions"))),
+    };
+    let strides = list("strides", rank, 1, 1)?;
+    let dilations = list("dilations", rank, 1, 1)?;
+    let pads = list("pads", 2 * rank, 0, 0)?;
+    let ceil_mode = call.optional_int("ceil_mode").unwrap_or(0) != 0;
+    if kernel.len() != rank {
+        return Err(call.shape_error(format!("a window of shape {kernel:?} over {input:?}")));
+    }
+    (0..rank)
+        .map(|axis| {
+            let too_large = || call.shape_error(format!("a window of shape {kernel:?} over {input:?}"));
+            let small = |v: usize| i64::try_from(v).ok().filter(|&v| v <= LIMIT).ok_or_else(too_large);
+            let (size, taps) = (small(input[axis])?, small(kernel[axis])?);
+            let (stride, dilation) = (strides[axis], dilations[axis]);
+            if taps == 0 {
+                return Err(too_large());
+            }
+            let extent = i64::try_from(i128::from(dilation) * i128::from(taps - 1) + 1)
+                .ok()
+                .filter(|&v| v <= LIMIT)
+                .ok_or_else(too_large)?;
+            let same = |upper: bool| {
+                let output = (size as u64).div_ceil(stride as u64) as i64;
+                let pad = ((output - 1) * stride + extent - size).max(0);
+                let small_half = pad / 2;
+                if upper { (output, small_half, pad - small_half) } else { (output, pad - small_half, small_half) }
+            };
+            let counted = |begin: i64, end: i64| {
+                let room = size + begin + end - extent;
+                if room < 0 {
+                    return (0, begin, end);
+                }
+                let mut output = if ceil_mode { (room as u64).div_ceil(stride as u64) as i64 } else { room / stride } + 1;
+                if ceil_mode && size + begin <= (output - 1) * stride {
+                    output -= 1;
+                }
+                (output, begin, end)
+            };
+            let (output, pad_begin, pad_end) = match call.str("auto_pad") {
+                "NOTSET" | "" => counted(pads[axis], pads[axis + rank]),
+                "VALID" => counted(0, 0),
+                "SAME_UPPER" => same(true),
+                "SAME_LOWER" => same(false),
+                other => return Err(call.attribute_error("auto_pad", format!("unknown value `{other}`"))),
+            };
+            Ok(Window {
+                input: input[axis],
+                output: usize::try_from(output).map_err(|_| too_large())?,
+                kernel: kernel[axis],
+                stride,
+                dilation,
+                pad_begin,
+                pad_end,
+            })
+        })
+        .collect()
+}
+
+/// Sizes and attributes up to this keep every product of two of them within `i64`.
+const LIMIT: i64 = 1 << 30;
