@@ -9,12 +9,21 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod error;
+mod file;
 mod plan;
 mod spec;
+mod validate;
+mod weights;
+mod wire;
 
-pub use activation::Activation;
+pub use activation::{Activation, UnknownActivation};
+pub use error::{ArtifactError, PlanError};
+pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, is_artifact, read, write};
 pub use plan::{
     Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
     Storage, ValueDesc,
 };
 pub use spec::{KernelSpec, WeightFormat};
+pub use validate::ALIGNMENT;
+pub use weights::Weights;

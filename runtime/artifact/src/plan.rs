@@ -1,6 +1,6 @@
 //! The plan: values, matrices and a flat list of steps, over sizes that are bound at run time.
 //!
-//! Invariants, checked where a plan is written, read and loaded: every index is in range, every value is written by at most one step and before it is read, every range of
+//! Invariants, checked by [`Plan::validate`] where a plan is written, read and loaded: every index is in range, every value is written by at most one step and before it is read, every range of
 //! weights lies in the weights section. What steps ask of their operands (types, layouts, sizes) is checked by the
 //! runtime when it loads a model.
 //!
