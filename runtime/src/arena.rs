@@ -1,0 +1,148 @@
+//! Working memory: aligned buffers, and one written range beside any number of read ones.
+//!
+//! A [`Buffer`] is bytes at a multiple of 64. [`Buffer::split`] lends one range for writing and the rest for reading, so a
+//! step reads its operands and writes its result in the same arena; that the ranges do not overlap is checked here on
+//! every access, whatever the planner did.
+//!
+//! Invariant: `ptr` owns `len` initialised bytes of alignment [`ALIGN`], or dangles when `len` is 0.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// Alignment of buffers and of the values in them, in bytes.
+pub(crate) const ALIGN: usize = 64;
+
+/// Zero-initialised bytes at a multiple of [`ALIGN`].
+pub(crate) struct Buffer {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a `Buffer` owns its bytes exclusively and gives access by the borrowing rules of `&self` and `&mut self` alone.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; `&Buffer` gives shared reads only.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// A buffer of no bytes.
+    pub(crate) fn empty() -> Buffer {
+        Buffer {
+            ptr: NonNull::<u64>::dangling().cast(),
+            len: 0,
+        }
+    }
+
+    /// `len` zero bytes, or `None` if the system has no such memory.
+    pub(crate) fn zeroed(len: usize) -> Option<Buffer> {
+        if len == 0 {
+            return Some(Buffer::empty());
+        }
+        let layout = Layout::from_size_align(len, ALIGN).ok()?;
+        // SAFETY: the layout's size is not zero: `len == 0` returned above.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        Some(Buffer {
+            ptr: NonNull::new(ptr)?,
+            len,
+        })
+    }
+
+    /// A copy of `bytes`, or `None` if the system has no such memory.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Option<Buffer> {
+        let mut buffer = Buffer::zeroed(bytes.len())?;
+        buffer.bytes_mut().copy_from_slice(bytes);
+        Some(buffer)
+    }
+
+    /// Number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Every byte.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `ptr` is valid for `len` initialised bytes (type invariant), borrowed from `&self`. For `len == 0` it is
+        // dangling but not null and aligned.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// Every byte, for writing.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// Lends `write` for writing and everything else for reading.
+    ///
+    /// # Panics
+    /// If `write` is outside the buffer: a bug of the planner.
+    pub(crate) fn split(&mut self, write: Range<usize>) -> (&mut [u8], Rest<'_>) {
+        assert!(
+            write.start <= write.end && write.end <= self.len,
+            "written range {write:?} is outside a buffer of {} bytes",
+            self.len
+        );
+        let rest = Rest {
+            ptr: self.ptr,
+            len: self.len,
+            hole: write.clone(),
+            borrow: PhantomData,
+        };
+        // SAFETY: the range was checked to lie in the buffer. `rest` hands out only ranges that do not overlap it, and
+        // both borrow `self` mutably, so nothing else reaches these bytes.
+        let written = unsafe {
+            std::slice::from_raw_parts_mut(
+                self.ptr.as_ptr().add(write.start),
+                write.end - write.start,
+            )
+        };
+        (written, rest)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len != 0 {
+            let layout = Layout::from_size_align(self.len, ALIGN).expect("checked when allocated");
+            // SAFETY: `ptr` was allocated in `zeroed` with this same layout and is freed once, here.
+            unsafe { dealloc(self.ptr.as_ptr(), layout) }
+        }
+    }
+}
+
+/// A buffer without the range that is being written.
+#[derive(Clone)]
+pub(crate) struct Rest<'a> {
+    ptr: NonNull<u8>,
+    len: usize,
+    hole: Range<usize>,
+    borrow: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Rest<'a> {
+    /// The bytes of `range`.
+    ///
+    /// # Panics
+    /// If `range` is outside the buffer or overlaps the written range: a bug of the planner.
+    pub(crate) fn get(&self, range: Range<usize>) -> &'a [u8] {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "read range {range:?} is outside a buffer of {} bytes",
+            self.len
+        );
+        assert!(
+            range.is_empty()
+                || self.hole.is_empty()
+                || range.end <= self.hole.start
+                || self.hole.end <= range.start,
+            "read range {range:?} overlaps the written range {:?}",
+            self.hole
+        );
+        // SAFETY: the range lies in the buffer and does not overlap the hole, which is the only part lent for writing for
+        // the lifetime `'a` (see `Buffer::split`).
+        unsafe {
+            std::slice::from_raw_parts(self.ptr.as_ptr().add(range.start), range.end - range.start)
+        }
+    }
+}

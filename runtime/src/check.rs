@@ -1,0 +1,322 @@
+//! What each kind of step asks of its operands, as far as it does not depend on sizes.
+
+use lancet_artifact::{Dim, Layout, Plan, PlanError, Step, StepKind, ValueDesc};
+use lancet_ops::{DType, Operator};
+
+use crate::program::{Program, Value};
+
+/// Checks one step. Values that it refers to are in range and resolved.
+pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), String> {
+    let cx = Operands { plan, values, step };
+    match &step.kind {
+        StepKind::Portable { operator, .. } => cx.portable(operator),
+        StepKind::Dims(dims) => {
+            cx.counts(0, 0)?;
+            let out = cx.output();
+            if cx.dtype(out) != DType::I64 || cx.fixed_shape(out) != Some(vec![dims.len()]) {
+                return Err(format!("expected output i64[{}]", dims.len()));
+            }
+            Ok(())
+        }
+        StepKind::View => {
+            cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            let (a, b) = (&values[x], &values[out]);
+            if a.dtype != b.dtype || a.layout != b.layout || a.features != b.features {
+                return Err("a view keeps element type, layout and panel features".to_owned());
+            }
+            Ok(())
+        }
+        StepKind::Broadcast => {
+            cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            cx.row_major(x)?;
+            cx.row_major(out)?;
+            if cx.dtype(x) != cx.dtype(out) || cx.rank(x) > cx.rank(out) {
+                return Err(
+                    "a broadcast keeps the element type and does not lower the rank".to_owned(),
+                );
+            }
+            Ok(())
+        }
+        StepKind::ToPanels => {
+            cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            cx.row_major_f32(x)?;
+            cx.panels(out)?;
+            cx.same_shape(x, out)
+        }
+        StepKind::FromPanels => {
+            cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            cx.panels(x)?;
+            cx.row_major_f32(out)?;
+            cx.same_shape(x, out)
+        }
+        StepKind::EmbeddingLookup => cx.embedding_lookup(),
+        StepKind::LayerNorm { .. } => {
+            cx.counts(2, 3)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            let k = cx.panels(out)?;
+            cx.features(x, k)?;
+            cx.vector(cx.input(1)?, k)?;
+            cx.optional(2).map_or(Ok(()), |beta| cx.vector(beta, k))?;
+            cx.same_shape(x, out)
+        }
+        StepKind::Linear { matrix, .. } => {
+            cx.counts(1, 3)?;
+            let matrix = &plan.matrices[*matrix as usize];
+            let (n, k) = (matrix.n as usize, matrix.k as usize);
+            let (x, out) = (cx.input(0)?, cx.output());
+            cx.features(x, k)?;
+            cx.features(out, n)?;
+            cx.optional(1).map_or(Ok(()), |bias| cx.vector(bias, n))?;
+            cx.optional(2)
+                .map_or(Ok(()), |residual| cx.features(residual, n))
+        }
+        StepKind::Attention { num_heads, .. } => cx.attention(*num_heads as usize),
+        StepKind::Activation { .. } => {
+            cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            cx.features(x, cx.panels(out)?)?;
+            cx.same_shape(x, out)
+        }
+        StepKind::Add => {
+            cx.counts(2, 2)?;
+            let out = cx.output();
+            let k = cx.panels(out)?;
+            for i in 0..2 {
+                cx.features(cx.input(i)?, k)?;
+                cx.same_shape(cx.input(i)?, out)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Checks the model's inputs and outputs.
+pub(crate) fn outputs(program: &Program) -> Result<(), PlanError> {
+    for port in program.plan.inputs.iter().chain(&program.plan.outputs) {
+        if program.values[port.value as usize].layout != Layout::RowMajor {
+            return Err(PlanError::new(
+                format!("input or output `{}`", port.name),
+                "expected a row-major value",
+            ));
+        }
+    }
+    Ok(())
+}
+
+struct Operands<'a> {
+    plan: &'a Plan,
+    values: &'a [Value],
+    step: &'a Step,
+}
+
+impl Operands<'_> {
+    /// Between `least` and `most` operands, and one result.
+    fn counts(&self, least: usize, most: usize) -> Result<(), String> {
+        let (inputs, outputs) = (self.step.inputs.len(), self.step.outputs.len());
+        if inputs < least || inputs > most || outputs != 1 {
+            return Err(format!(
+                "expected {least} to {most} inputs and one output, found {inputs} and {outputs}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn input(&self, i: usize) -> Result<usize, String> {
+        self.optional(i)
+            .ok_or_else(|| format!("input {i} is missing"))
+    }
+
+    fn optional(&self, i: usize) -> Option<usize> {
+        self.step
+            .inputs
+            .get(i)
+            .copied()
+            .flatten()
+            .map(|v| v as usize)
+    }
+
+    fn output(&self) -> usize {
+        self.step.outputs[0] as usize
+    }
+
+    fn desc(&self, v: usize) -> &ValueDesc {
+        &self.plan.values[v]
+    }
+
+    fn dtype(&self, v: usize) -> DType {
+        self.values[v].dtype
+    }
+
+    fn rank(&self, v: usize) -> usize {
+        self.desc(v).shape.len()
+    }
+
+    fn fixed_shape(&self, v: usize) -> Option<Vec<usize>> {
+        self.desc(v)
+            .shape
+            .iter()
+            .map(|d| usize::try_from(d.as_fixed()?).ok())
+            .collect()
+    }
+
+    fn name(&self, v: usize) -> String {
+        format!("value {v} `{}`", self.desc(v).name)
+    }
+
+    fn row_major(&self, v: usize) -> Result<(), String> {
+        if self.values[v].layout != Layout::RowMajor {
+            return Err(format!("{}: expected a row-major value", self.name(v)));
+        }
+        Ok(())
+    }
+
+    fn row_major_f32(&self, v: usize) -> Result<(), String> {
+        self.row_major(v)?;
+        if self.dtype(v) != DType::F32 {
+            return Err(format!(
+                "{}: expected f32, found {}",
+                self.name(v),
+                self.dtype(v)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Features of a value that must be panels.
+    fn panels(&self, v: usize) -> Result<usize, String> {
+        if self.values[v].layout != Layout::Panels {
+            return Err(format!("{}: expected token panels", self.name(v)));
+        }
+        Ok(self.values[v].features)
+    }
+
+    fn features(&self, v: usize, expected: usize) -> Result<(), String> {
+        let found = self.panels(v)?;
+        if found != expected {
+            return Err(format!(
+                "{}: expected {expected} features, found {found}",
+                self.name(v)
+            ));
+        }
+        Ok(())
+    }
+
+    fn vector(&self, v: usize, len: usize) -> Result<(), String> {
+        self.row_major_f32(v)?;
+        if self.fixed_shape(v) != Some(vec![len]) {
+            return Err(format!("{}: expected shape [{len}]", self.name(v)));
+        }
+        Ok(())
+    }
+
+    /// The same last dimension and, as formulas, the same shape.
+    fn same_shape(&self, a: usize, b: usize) -> Result<(), String> {
+        let (sa, sb) = (&self.desc(a).shape, &self.desc(b).shape);
+        if sa.len() != sb.len()
+            || sa.last().and_then(Dim::as_fixed) != sb.last().and_then(Dim::as_fixed)
+        {
+            return Err(format!(
+                "{} and {} differ in shape",
+                self.name(a),
+                self.name(b)
+            ));
+        }
+        Ok(())
+    }
+
+    fn portable(&self, operator: &str) -> Result<(), String> {
+        let op = Operator::from_text(operator)
+            .ok_or_else(|| format!("unknown operator `{operator}`"))?;
+        let schema = op.schema();
+        let (n_in, n_out) = (self.step.inputs.len(), self.step.outputs.len());
+        if n_in < schema.operands.0 || n_in > schema.operands.1 {
+            return Err(format!(
+                "{op}: found {n_in} operands, takes {:?}",
+                schema.operands
+            ));
+        }
+        if n_out < schema.results.0 || n_out > schema.results.1 {
+            return Err(format!(
+                "{op}: found {n_out} results, gives {:?}",
+                schema.results
+            ));
+        }
+        for &v in self.step.inputs.iter().flatten().chain(&self.step.outputs) {
+            self.row_major(v as usize)?;
+        }
+        Ok(())
+    }
+
+    fn embedding_lookup(&self) -> Result<(), String> {
+        let n = self.step.inputs.len();
+        if n < 2 || n % 2 != 0 || self.step.outputs.len() != 1 {
+            return Err(format!(
+                "expected pairs of ids and tables and one output, found {n} inputs"
+            ));
+        }
+        let out = self.output();
+        let k = self.panels(out)?;
+        for i in (0..n).step_by(2) {
+            let (ids, table) = (self.input(i)?, self.input(i + 1)?);
+            self.row_major(ids)?;
+            if !matches!(self.dtype(ids), DType::I64 | DType::I32) {
+                return Err(format!("{}: expected i64 or i32", self.name(ids)));
+            }
+            if self.rank(ids) + 1 > self.rank(out) {
+                return Err(format!(
+                    "{}: rank is above that of the output",
+                    self.name(ids)
+                ));
+            }
+            self.row_major_f32(table)?;
+            if !matches!(self.fixed_shape(table).as_deref(), Some(&[_, width]) if width == k) {
+                return Err(format!(
+                    "{}: expected a table of {k} columns",
+                    self.name(table)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(&self, num_heads: usize) -> Result<(), String> {
+        self.counts(3, 5)?;
+        let (q, k, v, out) = (
+            self.input(0)?,
+            self.input(1)?,
+            self.input(2)?,
+            self.output(),
+        );
+        for x in [q, k, v, out] {
+            let features = self.panels(x)?;
+            if self.rank(x) != 3 || num_heads == 0 || features % num_heads != 0 {
+                return Err(format!(
+                    "{}: expected rank 3 and features that {num_heads} heads divide",
+                    self.name(x)
+                ));
+            }
+        }
+        self.features(k, self.panels(q)?)?;
+        self.features(out, self.panels(v)?)?;
+        if let Some(mask) = self.optional(3) {
+            self.row_major(mask)?;
+            if self.dtype(mask).is_float() || self.rank(mask) != 2 {
+                return Err(format!(
+                    "{}: expected a mask of rank 2 of booleans or integers",
+                    self.name(mask)
+                ));
+            }
+        }
+        if let Some(bias) = self.optional(4) {
+            self.row_major_f32(bias)?;
+            if self.rank(bias) > 4 {
+                return Err(format!("{}: expected at most rank 4", self.name(bias)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! A loaded model: immutable, shared by sessions.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lancet_artifact::{Plan, Weights};
+use lancet_ops::DType;
+
+use crate::RuntimeError;
+use crate::arena::Buffer;
+use crate::bind::dim_text;
+use crate::mmap::Bytes;
+use crate::pool::Pool;
+use crate::program::Program;
+
+/// How a model is run.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Number of threads, the caller's included. `None`: as many as the process may use, from the affinity mask and the
+    /// cgroup's quota.
+    pub threads: Option<usize>,
+    /// Greatest working memory of one session in bytes.
+    pub max_arena_bytes: u64,
+}
+
+impl Default for ModelOptions {
+    fn default() -> ModelOptions {
+        ModelOptions {
+            threads: None,
+            max_arena_bytes: 16 << 30,
+        }
+    }
+}
+
+/// A model that is ready to run: plan, weights, kernels and threads. Cloning shares all of them.
+#[derive(Clone)]
+pub struct Model {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) program: Program,
+    bytes: Bytes,
+    weights: std::ops::Range<usize>,
+    pub(crate) options: ModelOptions,
+    pub(crate) pool: Pool,
+}
+
+impl Shared {
+    /// The weights section.
+    pub(crate) fn weights(&self) -> &[u8] {
+        &self.bytes.as_slice()[self.weights.clone()]
+    }
+}
+
+/// A named input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    pub name: String,
+    pub dtype: DType,
+    /// Sizes as text: numbers, symbols or formulas of them.
+    pub shape: Vec<String>,
+}
+
+impl Model {
+    /// Loads an artifact by mapping the file, with default options.
+    ///
+    /// The file must not be changed in place or truncated while the model or a clone lives; replacing it by renaming
+    /// another over it is fine. Where that cannot be promised, use [`Model::from_bytes`].
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the file cannot be read or is not an artifact that can be run. No file causes a panic.
+    pub fn load(path: impl AsRef<Path>) -> Result<Model, RuntimeError> {
+        Model::load_with(path, &ModelOptions::default())
+    }
+
+    /// As [`Model::load`], with options.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_with(
+        path: impl AsRef<Path>,
+        options: &ModelOptions,
+    ) -> Result<Model, RuntimeError> {
+        let path = path.as_ref();
+        let bytes = Bytes::map(path).map_err(|source| RuntimeError::Io {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Model::from_artifact(bytes, options)
+    }
+
+    /// Loads an artifact from memory; the bytes are copied.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the bytes are not an artifact that can be run. No bytes cause a panic.
+    pub fn from_bytes(bytes: &[u8], options: &ModelOptions) -> Result<Model, RuntimeError> {
+        Model::from_artifact(Bytes::Owned(copy(bytes)?), options)
+    }
+
+    /// Makes a model of a plan and its weights, without a file between.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the plan cannot be run with these weights.
+    pub fn from_parts(
+        plan: Plan,
+        weights: &Weights<'_>,
+        options: &ModelOptions,
+    ) -> Result<Model, RuntimeError> {
+        let bytes = copy(&weights.to_vec())?;
+        let range = 0..bytes.len();
+        Model::new(plan, Bytes::Owned(bytes), range, options)
+    }
+
+    fn from_artifact(bytes: Bytes, options: &ModelOptions) -> Result<Model, RuntimeError> {
+        let (plan, weights) = lancet_artifact::read(bytes.as_slice())?;
+        Model::new(plan, bytes, weights, options)
+    }
+
+    fn new(
+        plan: Plan,
+        bytes: Bytes,
+        weights: std::ops::Range<usize>,
+        options: &ModelOptions,
+    ) -> Result<Model, RuntimeError> {
+        if cfg!(target_endian = "big") {
+            return Err(RuntimeError::Unsupported(
+                "weights are little-endian and this machine is not",
+            ));
+        }
+        let program = Program::new(plan, &bytes.as_slice()[weights.clone()])?;
+        let threads = options
+            .threads
+            .unwrap_or_else(crate::cpu::available_threads);
+        Ok(Model {
+            shared: Arc::new(Shared {
+                program,
+                bytes,
+                weights,
+                options: options.clone(),
+                pool: Pool::new(threads.max(1)),
+            }),
+        })
+    }
+
+    /// What the model takes, in the order of the file that it came from.
+    pub fn inputs(&self) -> Vec<PortInfo> {
+        self.ports(&self.shared.program.plan.inputs)
+    }
+
+    /// What the model gives.
+    pub fn outputs(&self) -> Vec<PortInfo> {
+        self.ports(&self.shared.program.plan.outputs)
+    }
+
+    /// The plan that the model runs.
+    pub fn plan(&self) -> &Plan {
+        &self.shared.program.plan
+    }
+
+    /// Number of threads that a run uses, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.shared.pool.threads()
+    }
+
+    fn ports(&self, ports: &[lancet_artifact::Port]) -> Vec<PortInfo> {
+        let program = &self.shared.program;
+        ports
+            .iter()
+            .map(|p| PortInfo {
+                name: p.name.clone(),
+                dtype: program.values[p.value as usize].dtype,
+                shape: program.plan.values[p.value as usize]
+                    .shape
+                    .iter()
+                    .map(|d| dim_text(program, d))
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+fn copy(bytes: &[u8]) -> Result<Buffer, RuntimeError> {
+    Buffer::copy_of(bytes).ok_or(RuntimeError::OutOfMemory {
+        bytes: bytes.len() as u64,
+    })
+}
