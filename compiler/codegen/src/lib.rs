@@ -10,7 +10,6 @@
 
 mod error;
 mod features;
-pub mod formats;
 pub mod kernels;
 pub mod kir;
 

@@ -76,7 +76,7 @@ pub(super) fn value(dtype: DType, shape: Vec<Dim>, elements: Option<Vec<Dim>>) -
     let ty = TensorType::new(dtype, shape);
     let elements = elements.filter(|e| {
         let fills = ty.fixed_shape().and_then(|s| small_size(&s)) == Some(e.len());
-        fills && e.iter().all(|d| fits(d, dtype))
+        !dtype.is_float() && fills && e.iter().all(|d| fits(d, dtype))
     });
     ValueInfo {
         ty,

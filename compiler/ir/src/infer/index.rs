@@ -444,7 +444,9 @@ pub(super) fn compress(call: &mut Call<'_>) -> One {
     let x = call.operand(0)?;
     call.expect(1, Class::Bool)?;
     call.dims::<1>(1)?;
-    let kept = call.fixed_elements(1).map(|c| Dim::fixed(c.iter().sum()));
+    let kept = call
+        .fixed_elements(1)
+        .map(|c| Dim::from(c.iter().filter(|&&c| c != 0).count()));
     let shape = match call.optional_int("axis") {
         Some(axis) => {
             let axis = call.normalize_axis(axis, x.ty.rank())?;

@@ -2,7 +2,7 @@
 
 use lancet_ops::DType;
 
-use super::broadcast::list;
+use super::broadcast::{is_one, list};
 use super::call::{Call, Class, Many, One};
 use super::elements::value;
 use crate::{Dim, IrError};
@@ -10,14 +10,18 @@ use crate::{Dim, IrError};
 /// Checks that scale and zero point are scalars, one element for each place of the axis, or one for each block of it.
 fn check_parameters(call: &Call<'_>, block_size: i64) -> Result<(), IrError> {
     let (x, scale) = (call.shape(0)?, call.shape(1)?);
-    call.expect_shape(2, scale)?;
+    let per_tensor = scale.iter().all(is_one);
+    if per_tensor {
+        call.expect_scalar(2)?;
+    } else {
+        call.expect_shape(2, scale)?;
+    }
     if block_size < 0 {
         let message = format!("{block_size} is negative");
         return Err(call.attribute_error("block_size", message));
     }
-    let per_axis = matches!(scale, [n] if n.as_fixed() != Some(1));
-    if block_size == 0 && !per_axis {
-        return call.expect_scalar(1);
+    if block_size == 0 && per_tensor {
+        return Ok(());
     }
     let axis = call.axis("axis", x.len())?;
     if block_size == 0 {

@@ -91,6 +91,11 @@ pub(super) fn dft(call: &mut Call<'_>) -> One {
         return Err(call.error("transforms along the dimension of parts".to_owned()));
     }
     let length = match (call.optional(1), axis) {
+        // Half a spectrum of `m` places is that of `2 * (m - 1)` real numbers.
+        (None, Some(axis)) if inverse && onesided => {
+            let m = x.ty.shape[axis].sub(&Dim::fixed(1));
+            m.and_then(|m| m.scale(2))
+        }
         (None, Some(axis)) => Some(x.ty.shape[axis].clone()),
         (None, None) => None,
         (Some(_), _) => call.known(1).and_then(|k| k.elements.first().cloned()),
