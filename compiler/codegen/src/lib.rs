@@ -10,6 +10,7 @@
 
 mod error;
 mod features;
+pub mod formats;
 pub mod kernels;
 pub mod kir;
 

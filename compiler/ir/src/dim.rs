@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::text;
+
 /// The name of a size that is bound at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(Arc<str>);
@@ -20,6 +22,18 @@ impl Symbol {
     /// The name.
     pub fn name(&self) -> &str {
         &self.0
+    }
+}
+
+/// Prints the name as IR text reads it: bare if it is an identifier, else in quotes with escapes.
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if text::is_ident(&self.0) {
+            return f.write_str(&self.0);
+        }
+        let mut quoted = String::new();
+        text::quote(&mut quoted, &self.0);
+        f.write_str(&quoted)
     }
 }
 
@@ -222,7 +236,7 @@ impl fmt::Display for Dim {
                 write!(f, "{magnitude}*")?;
             }
             for (j, s) in m.iter().enumerate() {
-                write!(f, "{}{}", if j == 0 { "" } else { "*" }, s.name())?;
+                write!(f, "{}{s}", if j == 0 { "" } else { "*" })?;
             }
         }
         Ok(())

@@ -6,13 +6,20 @@
 
 mod dim;
 mod error;
+mod generate;
 mod graph;
 pub mod infer;
 mod op;
+mod text;
 mod types;
 
 pub use dim::{Dim, Symbol};
 pub use error::IrError;
+pub use generate::{GenerateError, Generator, Pattern, Random};
 pub use graph::{Graph, NodeId, Output, Value, ValueInfo};
 pub use op::{Constant, Op};
+pub use text::{
+    Diagnostic, MAX_ELEMENTS, ParseError, PrintOptions, Resolver, content_hash, directives, parse,
+    parse_limited, parse_with, print, print_with,
+};
 pub use types::{Layout, TensorType, WeightFormat};

@@ -1,4 +1,7 @@
 //! What passes find out about a graph before they change it.
 
+pub mod access;
+pub mod affine;
 pub mod cost;
+pub mod padding;
 pub mod sparsity;

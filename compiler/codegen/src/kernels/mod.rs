@@ -1,12 +1,102 @@
 //! Every kernel: one file per kind, each a function from its parameters to a kernel IR program.
 
-use crate::kir::Program;
+mod dense;
+mod sparse;
+
+use lancet_artifact::WeightFormat;
+
+use crate::formats::sparse::Kind;
+use crate::kir::{Program, Scale};
 use crate::{CpuFeatures, EmitError, KernelSpec};
 
 /// Writes the program of `spec`, at the vector width that suits the CPU.
-pub(crate) fn build(spec: &KernelSpec, _features: &CpuFeatures) -> Result<Program, EmitError> {
-    Err(EmitError::Spec {
+pub(crate) fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitError> {
+    let error = |reason| EmitError::Spec {
         spec: Box::new(spec.clone()),
-        reason: "not written yet",
-    })
+        reason,
+    };
+    match *spec {
+        KernelSpec::Matmul {
+            format,
+            panel,
+            lanes,
+        } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            if crate::formats::stored_format(format, usize::MAX) != format {
+                return Err(error("matrices are not stored in this format"));
+            }
+            let name = match format {
+                WeightFormat::Dense => "dense".to_owned(),
+                WeightFormat::Unstructured => "unstructured".to_owned(),
+                WeightFormat::Bsr { r, c } => format!("bsr{r}x{c}"),
+            };
+            let name = format!("f32_matmul_{name}_{panel}x{lanes}_v{}", tile.vl);
+            Ok(match Kind::of(format) {
+                None => dense::program(name, &tile),
+                Some(kind) => sparse::program(name, kind, &tile),
+            })
+        }
+    }
+}
+
+/// The part of a token panel that a kernel computes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    /// Tokens of a panel: 8, 16 or 32.
+    panel: usize,
+    /// Leading tokens that are computed.
+    lanes: usize,
+    /// Lanes of a vector.
+    vl: usize,
+}
+
+/// Vectors of a tile that are computed together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunk {
+    /// First byte within a row of the panel.
+    bytes: i32,
+    n_vectors: usize,
+}
+
+impl Tile {
+    fn new(panel: u32, lanes: u32, features: &CpuFeatures) -> Result<Self, &'static str> {
+        if !matches!(panel, 8 | 16 | 32) {
+            return Err("panels have 8, 16 or 32 tokens");
+        }
+        if lanes == 0 || lanes % 8 != 0 || lanes > panel {
+            return Err("lanes are a multiple of 8 within the panel");
+        }
+        let lanes = lanes as usize;
+        Ok(Tile {
+            panel: panel as usize,
+            lanes,
+            vl: features.vl(lanes),
+        })
+    }
+
+    /// Bytes of a row of the panel.
+    fn row_bytes(&self) -> i32 {
+        (self.panel * 4) as i32
+    }
+
+    /// What offsets in units of a row of 8 tokens are multiplied by.
+    fn scale(&self) -> Scale {
+        match self.panel {
+            8 => Scale::X1,
+            16 => Scale::X2,
+            _ => Scale::X4,
+        }
+    }
+
+    /// The lanes in chunks of at most `max` vectors.
+    fn chunks(&self, max: usize) -> Vec<Chunk> {
+        let n = self.lanes / self.vl;
+        (0..n)
+            .step_by(max)
+            .map(|v| Chunk {
+                bytes: (v * self.vl * 4) as i32,
+                n_vectors: max.min(n - v),
+            })
+            .collect()
+    }
 }

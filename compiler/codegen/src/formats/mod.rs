@@ -1,0 +1,146 @@
+//! Packed weights: how a matrix `w[n, k]` is stored for the kernels, and the proof that stored bytes are safe to run on.
+//!
+//! A packed matrix is a list of *row blocks*: consecutive output rows, position-independent bytes at a multiple of 64,
+//! the unit of work of one kernel call. [`pack`] writes them, [`validate`] checks everything that unchecked kernels rely
+//! on: afterwards every address a kernel forms lies in the block, in the panel of `k` rows, or in the block's rows of
+//! the output (prefetches excepted, which cannot fault). Layouts are described in `compiler/docs/kernels.md`.
+//!
+//! Padding never makes a row depend on an input it does not use: a padded record repeats a column of its own row, with
+//! the weight split in halves.
+
+mod dense;
+mod partition;
+mod reader;
+pub(crate) mod sparse;
+
+use lancet_artifact::{RowBlock, WeightFormat};
+
+pub(crate) use dense::{ENTRY_BYTES as DENSE_ENTRY_BYTES, TILE as DENSE_TILE};
+
+/// Alignment of row blocks in bytes.
+pub const ALIGNMENT: usize = 64;
+/// Bytes of an offset or row in tables: one row of a panel of 8 tokens. Kernels scale it to their panel.
+pub(crate) const UNIT: usize = 32;
+/// Where the table of k-blocks begins in a row block.
+pub(crate) const HEADER_BYTES: usize = 64;
+
+/// A packed `w[n, k]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedMatrix {
+    pub format: WeightFormat,
+    pub n: usize,
+    pub k: usize,
+    pub bytes: Vec<u8>,
+    /// In row order, without gaps.
+    pub row_blocks: Vec<RowBlock>,
+    /// Non-zero weights.
+    pub nnz: usize,
+    /// Multiplications per token, padding and zeros in blocks included.
+    pub nnz_stored: usize,
+}
+
+/// Why a matrix cannot be packed, or packed bytes are not valid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    #[error("no packed format {0:?}")]
+    Unsupported(WeightFormat),
+    #[error("weight has {elements} elements, expected {n} x {k}, neither 0")]
+    Shape { n: usize, k: usize, elements: usize },
+    #[error("weight {n} x {k} is too large to pack")]
+    TooLarge { n: usize, k: usize },
+    #[error("packed weight, row block {block}: {what}")]
+    Invalid { block: usize, what: &'static str },
+}
+
+/// The format whose records store `format`, for a matrix of `k` inputs.
+///
+/// Output blocks of 4, 8, 12, ... rows are stored as 4x1 and input blocks of 4, 8, 12, ... columns as 1x4; other blocks,
+/// and input blocks of a matrix with fewer than four columns, as unstructured.
+pub fn stored_format(format: WeightFormat, k: usize) -> WeightFormat {
+    match format {
+        WeightFormat::Dense => WeightFormat::Dense,
+        WeightFormat::Unstructured => WeightFormat::Unstructured,
+        WeightFormat::Bsr { r, c: 1 } if r >= 4 && r % 4 == 0 => WeightFormat::Bsr { r: 4, c: 1 },
+        WeightFormat::Bsr { r: 1, c } if c >= 4 && c % 4 == 0 && k >= 4 => {
+            WeightFormat::Bsr { r: 1, c: 4 }
+        }
+        WeightFormat::Bsr { .. } => WeightFormat::Unstructured,
+    }
+}
+
+/// Packs `w`, row-major `[n, k]`, as [`stored_format`] of `format`.
+///
+/// # Errors
+/// [`FormatError::Shape`] if `w` has other than `n * k` elements or none, [`FormatError::TooLarge`] if offsets overflow.
+pub fn pack(
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    w: &[f32],
+) -> Result<PackedMatrix, FormatError> {
+    if n == 0 || k == 0 || n.checked_mul(k) != Some(w.len()) {
+        return Err(FormatError::Shape {
+            n,
+            k,
+            elements: w.len(),
+        });
+    }
+    if n.max(k) > u32::MAX as usize / (2 * UNIT) {
+        return Err(FormatError::TooLarge { n, k });
+    }
+    let format = stored_format(format, k);
+    match sparse::Kind::of(format) {
+        None => dense::pack(n, k, w),
+        Some(kind) => sparse::pack(kind, format, n, k, w),
+    }
+}
+
+/// Proves that kernels may run on these bytes, which may come from anywhere.
+///
+/// # Errors
+/// [`FormatError::Invalid`] with the first row block that is not as a packer writes it.
+pub fn validate(
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    row_blocks: &[RowBlock],
+    bytes: &[u8],
+) -> Result<(), FormatError> {
+    if n == 0 || k == 0 || n.max(k) > u32::MAX as usize / (2 * UNIT) {
+        return Err(FormatError::Shape { n, k, elements: 0 });
+    }
+    if stored_format(format, k) != format {
+        return Err(FormatError::Unsupported(format));
+    }
+    let kind = sparse::Kind::of(format);
+    let mut row = 0usize;
+    for (i, block) in row_blocks.iter().enumerate() {
+        let invalid = |what| FormatError::Invalid { block: i, what };
+        let n_rows = block.n_rows as usize;
+        if block.row0 as usize != row || n_rows == 0 || n_rows > n - row {
+            return Err(invalid("rows are not in order"));
+        }
+        row += n_rows;
+        if block.offset % ALIGNMENT as u64 != 0 {
+            return Err(invalid("is not aligned"));
+        }
+        let range = usize::try_from(block.offset)
+            .ok()
+            .zip(usize::try_from(block.len).ok());
+        let bytes = range
+            .and_then(|(offset, len)| bytes.get(offset..offset.checked_add(len)?))
+            .ok_or_else(|| invalid("lies outside the bytes"))?;
+        match kind {
+            None => dense::validate(n_rows, k, bytes),
+            Some(kind) => sparse::validate(kind, n_rows, k, bytes),
+        }
+        .map_err(invalid)?;
+    }
+    if row != n {
+        return Err(FormatError::Invalid {
+            block: row_blocks.len(),
+            what: "rows are missing",
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Recognises additive attention biases that are padding masks.
+//!
+//! The bias of `softmax(q·kᵀ + bias)` in BERT's family depends on the key's token alone: 0 where the attention mask is set,
+//! a large negative number where it is not. Exporters write it as `(1 - mask)·lo`, as `where`, through gathers with
+//! computed indices, expanded over heads and queries. All are the same function of one read, `f(mask[b, k])`, which
+//! [`crate::analysis::access`] finds and this file evaluates at 0 and 1.
+
+use lancet_ir::{Graph, Value};
+use lancet_ops::{DType, Tensor};
+
+use super::access::{describe, integer};
+use super::affine::Affine;
+
+/// What a bias of attention scores is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScoreBias {
+    /// Zero everywhere: no mask at all, or one that is always true.
+    Zero,
+    /// A padding mask.
+    Padding(PaddingMask),
+}
+
+/// A bias that is 0 for tokens to attend to and `masked_value` for the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PaddingMask {
+    /// Boolean, integer or `f32`, `[batch, keys]` (its other dimensions, if any, are of size 1): not zero for tokens to
+    /// attend to.
+    pub mask: Value,
+    /// At most [`MASKED`].
+    pub masked_value: f32,
+    pub domain: MaskDomain,
+}
+
+/// For which elements of the mask the bias was shown to be what [`PaddingMask`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskDomain {
+    /// All.
+    Any,
+    /// 0 and 1: the mask is used in arithmetic, and other elements would scale the bias.
+    ZeroOrOne,
+}
+
+/// The greatest bias that counts as masking.
+pub const MASKED: f32 = -1e4;
+
+/// The padding mask that `bias` is made of: `f32` of rank 3 or more, batch first and keys last.
+///
+/// It is for the caller to hold the first and the last dimension against batch and keys of the scores.
+pub fn padding_mask(graph: &Graph, bias: Value) -> Option<PaddingMask> {
+    match score_bias(graph, bias)? {
+        ScoreBias::Padding(mask) => Some(mask),
+        ScoreBias::Zero => None,
+    }
+}
+
+/// What `bias` is, as [`padding_mask`], or zero (of any rank).
+pub fn score_bias(graph: &Graph, bias: Value) -> Option<ScoreBias> {
+    if graph.ty(bias).dtype != DType::F32 {
+        return None;
+    }
+    let expr = describe(graph, bias);
+    let reads = expr.reads();
+    let Some(first) = reads.first() else {
+        let constant = expr.evaluate(DType::F32, &|_| None)?;
+        return (number(&constant)? == 0.0).then_some(ScoreBias::Zero);
+    };
+    let same = |r: &&super::access::Read<'_>| r.tensor == first.tensor && r.index == first.index;
+    if !reads.iter().all(|r| same(&r))
+        || !reads_batch_and_key(graph, bias, first.tensor, first.index)
+    {
+        return None;
+    }
+    let dtype = graph.ty(first.tensor).dtype;
+    let at = |mask: i64| {
+        let element = integer(mask, dtype)?;
+        number(&expr.evaluate(DType::F32, &|_| Some(element.clone()))?)
+    };
+    let (masked_value, attended) = (at(0)?, at(1)?);
+    if attended != 0.0 || masked_value.is_nan() || MASKED < masked_value {
+        return None;
+    }
+    let any = dtype == DType::Bool || reads.iter().all(|r| r.only_zero_matters);
+    Some(ScoreBias::Padding(PaddingMask {
+        mask: first.tensor,
+        masked_value,
+        domain: if any {
+            MaskDomain::Any
+        } else {
+            MaskDomain::ZeroOrOne
+        },
+    }))
+}
+
+/// Whether `tensor[index]` is all of `tensor` once, by the first and the last index of `bias`.
+fn reads_batch_and_key(graph: &Graph, bias: Value, tensor: Value, index: &[Affine]) -> bool {
+    let extents = graph.shape(bias);
+    let Some(last) = extents.len().checked_sub(1).filter(|&l| 2 <= l) else {
+        return false;
+    };
+    let one = lancet_ir::Dim::fixed(1);
+    let long: Vec<_> = index
+        .iter()
+        .zip(graph.shape(tensor))
+        .filter(|(_, d)| **d != one)
+        .collect();
+    let by = |(i, d): &(&Affine, &lancet_ir::Dim), axis: usize| {
+        **i == Affine::index(axis) && **d == extents[axis]
+    };
+    match long.as_slice() {
+        [b, k] => by(b, 0) && by(k, last),
+        // A batch of one.
+        [k] => extents[0] == one && by(k, last),
+        _ => false,
+    }
+}
+
+fn number(scalar: &Tensor) -> Option<f32> {
+    scalar.as_slice::<f32>()?.first().copied()
+}
