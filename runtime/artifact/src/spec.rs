@@ -1,4 +1,6 @@
-//! What a matrix kernel is specialised on.
+//! What a kernel is specialised on.
+
+use crate::Activation;
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,4 +24,19 @@ pub enum KernelSpec {
         /// Leading tokens of the panel that are computed: a multiple of 8, at most `panel`.
         lanes: u32,
     },
+    /// The tail of a linear layer over rows of one panel, in place.
+    Epilogue {
+        activation: Activation,
+        residual: bool,
+        panel: u32,
+        lanes: u32,
+    },
+    /// The sum of two panels.
+    Add { panel: u32, lanes: u32 },
+    /// Layer norm over the features of one panel.
+    LayerNorm { panel: u32, lanes: u32 },
+    /// A product of attention: scores from queries and keys, or context from probabilities and values.
+    AttentionProduct,
+    /// Softmax over the keys of a tile of scores.
+    AttentionSoftmax,
 }

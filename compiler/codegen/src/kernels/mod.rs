@@ -1,6 +1,10 @@
 //! Every kernel: one file per kind, each a function from its parameters to a kernel IR program.
 
+pub mod attention;
 mod dense;
+mod epilogue;
+mod layer_norm;
+mod math;
 mod sparse;
 
 use lancet_artifact::WeightFormat;
@@ -35,6 +39,45 @@ pub(crate) fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program
                 None => dense::program(name, &tile),
                 Some(kind) => sparse::program(name, kind, &tile),
             })
+        }
+        KernelSpec::Epilogue {
+            activation,
+            residual,
+            panel,
+            lanes,
+        } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            let add = if residual { "_add" } else { "" };
+            let name = format!("f32_{activation}{add}_{panel}x{lanes}_v{}", tile.vl);
+            Ok(epilogue::program(name, activation, residual, &tile))
+        }
+        KernelSpec::Add { panel, lanes } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            Ok(epilogue::add_program(
+                format!("f32_add_{panel}x{lanes}_v{}", tile.vl),
+                &tile,
+            ))
+        }
+        KernelSpec::LayerNorm { panel, lanes } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            Ok(layer_norm::program(
+                format!("f32_layer_norm_{panel}x{lanes}_v{}", tile.vl),
+                &tile,
+            ))
+        }
+        KernelSpec::AttentionProduct => {
+            let vl = features.vl(attention::QUERIES);
+            Ok(attention::product_program(
+                format!("f32_attention_product_v{vl}"),
+                vl,
+            ))
+        }
+        KernelSpec::AttentionSoftmax => {
+            let vl = features.vl(attention::QUERIES);
+            Ok(attention::softmax_program(
+                format!("f32_attention_softmax_v{vl}"),
+                vl,
+            ))
         }
     }
 }

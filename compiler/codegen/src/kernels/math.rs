@@ -1,0 +1,180 @@
+//! Elementary functions on vectors, as sequences of kernel IR operations.
+//!
+//! Each takes and gives registers, uses a few temporaries and keeps no state. NaN in gives NaN out: [`Binary::Max`] and
+//! [`Binary::Min`](crate::kir::Binary) give their second operand when one is NaN, so the argument always stands second.
+//!
+//! The coefficients are minimax fits, found by iteratively reweighted least squares (Lawson's algorithm on the linearised
+//! rational problem, in f64); errors stated are those of the f32 evaluation, and tests sweep them.
+
+use crate::kir::{Binary, Builder, Shift, Vector};
+use lancet_artifact::Activation;
+
+/// `erf(x) = x P(x^2) / Q(x^2)` on [-3.95, 3.95], constant beyond.
+const ERF: OddRational = OddRational {
+    clamp: 3.95,
+    p: &[
+        1.128_379_0,
+        1.940_372e-1,
+        5.320_715_5e-2,
+        3.917_354e-3,
+        2.875_966_1e-4,
+        2.011_667_7e-6,
+    ],
+    q: &[
+        1.0,
+        5.052_924_8e-1,
+        1.155_912_8e-1,
+        1.527_077_8e-2,
+        1.198_200_6e-3,
+        3.783_872_4e-5,
+    ],
+};
+
+/// `tanh(x) = x P(x^2) / Q(x^2)` on [-9, 9], constant beyond.
+const TANH: OddRational = OddRational {
+    clamp: 9.0,
+    p: &[
+        0.999_999_99,
+        1.367_633_1e-1,
+        3.863_913_7e-3,
+        2.792_298e-5,
+        3.039_998e-8,
+        -1.208_236e-11,
+    ],
+    q: &[
+        1.0,
+        4.700_966_2e-1,
+        2.722_948_6e-2,
+        3.931_012_4e-4,
+        1.281_706_6e-6,
+    ],
+};
+
+/// An odd function as `x P(x^2) / Q(x^2)`; coefficients by ascending power.
+struct OddRational {
+    clamp: f32,
+    p: &'static [f32],
+    q: &'static [f32],
+}
+
+impl OddRational {
+    /// `x = f(x)`.
+    fn emit(&self, b: &mut Builder, x: Vector) {
+        let (z, p, q) = (b.vector(), b.vector(), b.vector());
+        b.constant(z, -self.clamp);
+        b.max(x, z, x);
+        b.constant(z, self.clamp);
+        b.min(x, z, x);
+        b.mul(z, x, x);
+        for (acc, coefficients) in [(p, self.p), (q, self.q)] {
+            let [rest @ .., last] = coefficients else {
+                continue;
+            };
+            b.constant(acc, *last);
+            for &c in rest.iter().rev() {
+                b.mul_add(acc, z, c);
+            }
+        }
+        b.mul(p, p, x);
+        b.div(x, p, q);
+        b.free_vectors(&[z, p, q]);
+    }
+}
+
+/// `x = exp(x)` for `x` up to 88.3; below -87.3 the result is about 1e-38, not 0.
+///
+/// Relative error below 2e-7. The argument is split as `n ln 2 + r` with `|r| <= ln 2 / 2`; adding 1.5 * 2^23 rounds
+/// `x / ln 2` to the integer `n`, whose low bits then shift into the exponent.
+pub(super) fn exp(b: &mut Builder, x: Vector) {
+    const MAGIC: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const P: [f32; 7] = [
+        1.0,
+        1.0,
+        4.999_999_3e-1,
+        1.666_652_1e-1,
+        4.166_838_7e-2,
+        8.368_71e-3,
+        1.381_461_3e-3,
+    ];
+    let (n, t, p) = (b.vector(), b.vector(), b.vector());
+    b.constant(t, -87.3);
+    b.max(x, t, x);
+    b.constant(t, 88.3);
+    b.min(x, t, x);
+    b.constant(n, std::f32::consts::LOG2_E);
+    b.mul(n, n, x);
+    b.add(n, n, MAGIC);
+    b.sub(t, n, MAGIC);
+    b.fnma(x, t, LN2_HIGH);
+    b.fnma(x, t, LN2_LOW);
+    b.constant(p, P[6]);
+    for &c in P[..6].iter().rev() {
+        b.mul_add(p, x, c);
+    }
+    b.shift(Shift::Left, n, n, 23);
+    b.binary(Binary::IntAdd, x, p, n);
+    b.free_vectors(&[n, t, p]);
+}
+
+/// `x = activation(x)`.
+///
+/// Absolute errors: GELU 1.1e-6 near its largest argument (the error of erf, 3.4e-7, times `x / 2`), tanh
+/// 3.5e-7; the sigmoids are within 3e-7 relative.
+pub(super) fn activation(b: &mut Builder, kind: Activation, x: Vector) {
+    match kind {
+        Activation::None => {}
+        Activation::Relu => {
+            let zero = b.vector();
+            b.zero(zero);
+            b.max(x, zero, x);
+            b.free_vector(zero);
+        }
+        Activation::Tanh => TANH.emit(b, x),
+        Activation::Sigmoid => sigmoid(b, x),
+        Activation::Silu => times_sigmoid(b, x, 1.0),
+        Activation::QuickGelu => times_sigmoid(b, x, 1.702),
+        Activation::Gelu => {
+            let half = b.vector();
+            b.mul(half, x, 0.5);
+            b.mul(x, x, std::f32::consts::FRAC_1_SQRT_2);
+            ERF.emit(b, x);
+            b.mul_add(x, half, half);
+            b.free_vector(half);
+        }
+        Activation::GeluTanh => {
+            let (half, t) = (b.vector(), b.vector());
+            b.mul(half, x, 0.5);
+            b.mul(t, x, x);
+            b.mul(t, t, 0.044_715 * 0.797_884_6);
+            b.add(t, t, 0.797_884_6);
+            b.mul(x, x, t);
+            TANH.emit(b, x);
+            b.mul_add(x, half, half);
+            b.free_vectors(&[half, t]);
+        }
+    }
+}
+
+/// `x = 1 / (1 + exp(-x))`, within 3e-7 relative.
+fn sigmoid(b: &mut Builder, x: Vector) {
+    let one = b.vector();
+    b.constant(one, -1.0);
+    b.mul(x, one, x);
+    exp(b, x);
+    b.constant(one, 1.0);
+    b.add(x, one, x);
+    b.div(x, one, x);
+    b.free_vector(one);
+}
+
+/// `x = x * sigmoid(c x)`.
+fn times_sigmoid(b: &mut Builder, x: Vector, c: f32) {
+    let original = b.vector();
+    b.copy(original, x);
+    b.mul(x, x, c);
+    sigmoid(b, x);
+    b.mul(x, x, original);
+    b.free_vector(original);
+}

@@ -1,0 +1,56 @@
+//! Throw-away executable memory for kernels, until the runtime's own.
+#![allow(unsafe_code, dead_code)]
+use cranelift_codegen::settings::{self, Configurable};
+use lancet_codegen::Code;
+
+pub struct Exec {
+    ptr: *const u8,
+}
+
+impl Exec {
+    pub fn new(code: &Code) -> Exec {
+        match code {
+            Code::Bytes(bytes) => Exec { ptr: map(bytes) },
+            Code::Clif(func) => {
+                let mut fb = settings::builder();
+                fb.set("opt_level", "none").unwrap();
+                fb.set("enable_verifier", "true").unwrap();
+                let isa = cranelift_native::builder()
+                    .unwrap()
+                    .finish(settings::Flags::new(fb))
+                    .unwrap();
+                let mut ctx = cranelift_codegen::Context::for_function((**func).clone());
+                let compiled = ctx
+                    .compile(&*isa, &mut Default::default())
+                    .unwrap_or_else(|e| panic!("{:?}", e.inner));
+                assert!(compiled.buffer.relocs().is_empty());
+                Exec {
+                    ptr: map(compiled.code_buffer()),
+                }
+            }
+        }
+    }
+
+    pub fn call(&self, args: &[u64]) {
+        let f: extern "C" fn(*const u64) = unsafe { std::mem::transmute(self.ptr) };
+        f(args.as_ptr());
+    }
+}
+
+fn map(bytes: &[u8]) -> *const u8 {
+    unsafe {
+        let len = bytes.len().next_multiple_of(4096);
+        let p = libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            3,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert!(p != libc::MAP_FAILED);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.cast(), bytes.len());
+        assert_eq!(libc::mprotect(p, len, 5), 0);
+        p.cast()
+    }
+}

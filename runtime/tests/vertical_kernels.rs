@@ -1,0 +1,313 @@
+//! Epilogues, layer norm and attention kernels against their meaning in f64, on every emitter this CPU can run.
+#[path = "../benches/exec.rs"]
+mod exec;
+
+use exec::Exec;
+use lancet_artifact::Activation;
+use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+use lancet_codegen::{CpuFeatures, Isa, KernelSpec, emit};
+
+/// The emitters that this machine can run: x64 at 256 bits where it has AVX2, Cranelift's 128 bits everywhere.
+fn targets() -> Vec<CpuFeatures> {
+    let mut targets = vec![CpuFeatures::baseline(if cfg!(target_arch = "aarch64") {
+        Isa::Aarch64
+    } else {
+        Isa::X64
+    })];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        targets.push(CpuFeatures::avx2());
+    }
+    targets
+}
+
+fn exec(spec: &KernelSpec, features: &CpuFeatures) -> Exec {
+    Exec::new(
+        &emit(spec, features)
+            .expect("the spec is one that exists")
+            .code,
+    )
+}
+
+/// Deterministic values in -1..1.
+fn values(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn ptr(v: &[f32]) -> u64 {
+    v.as_ptr() as u64
+}
+
+fn ptr_mut(v: &mut [f32]) -> u64 {
+    v.as_mut_ptr() as u64
+}
+
+/// The error function by its series, and by its continued fraction where that converges faster.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 3.0 {
+        let (mut term, mut sum, mut n) = (a, a, 0.0);
+        while f64::abs(term) > 1e-17 * f64::abs(sum) {
+            n += 1.0;
+            term *= -a * a / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        let mut f = 0.0;
+        for k in (1..200).rev() {
+            f = f64::from(k) / 2.0 / (a + f);
+        }
+        1.0 - (-a * a).exp() / ((a + f) * std::f64::consts::PI.sqrt())
+    };
+    value.copysign(x)
+}
+
+fn reference(kind: Activation, x: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match kind {
+        Activation::None => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
+            0.5 * x
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
+        }
+        Activation::Tanh => x.tanh(),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Silu => x * sigmoid(x),
+        Activation::QuickGelu => x * sigmoid(1.702 * x),
+    }
+}
+
+#[test]
+fn activations_are_within_their_stated_errors() {
+    let rows = 20_000;
+    let xs: Vec<f32> = (0..rows * 8)
+        .map(|i| -12.0 + 24.0 * i as f32 / (rows * 8) as f32)
+        .collect();
+    for features in targets() {
+        for kind in Activation::ALL {
+            let spec = KernelSpec::Epilogue {
+                activation: kind,
+                residual: false,
+                panel: 8,
+                lanes: 8,
+            };
+            let mut y = xs.clone();
+            exec(&spec, &features).call(&[ptr_mut(&mut y), 0, rows as u64]);
+            for (x, y) in xs.iter().zip(&y) {
+                let want = reference(kind, f64::from(*x));
+                let error = (f64::from(*y) - want).abs();
+                assert!(
+                    error <= 1.2e-6 + 2e-7 * want.abs(),
+                    "{kind}({x}) = {y}, want {want}: error {error:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_keep_nan_and_infinity() {
+    for features in targets() {
+        for kind in Activation::ALL {
+            let spec = KernelSpec::Epilogue {
+                activation: kind,
+                residual: false,
+                panel: 8,
+                lanes: 8,
+            };
+            let mut y = [f32::NAN, f32::INFINITY, 1e30, 0.0, -1e30, -0.5, 0.5, 100.0];
+            exec(&spec, &features).call(&[ptr_mut(&mut y), 0, 1]);
+            assert!(y[0].is_nan(), "{kind}(NaN) = {}", y[0]);
+            let grows = !matches!(kind, Activation::Tanh | Activation::Sigmoid);
+            let saturates = if grows {
+                y[1] == f32::INFINITY
+            } else {
+                (y[1] - 1.0).abs() < 3.5e-7
+            };
+            assert!(saturates, "{kind}(inf) = {}", y[1]);
+            assert!(y[3..].iter().all(|v| v.is_finite()), "{kind}: {y:?}");
+        }
+    }
+}
+
+#[test]
+fn epilogues_touch_only_their_lanes() {
+    for features in targets() {
+        for (panel, lanes) in [(8, 8), (16, 16), (32, 8), (32, 16), (32, 24), (32, 32)] {
+            let rows = 3;
+            let x = values(rows * panel, 1);
+            let r = values(rows * panel, 2);
+            let spec = KernelSpec::Epilogue {
+                activation: Activation::Relu,
+                residual: true,
+                panel: panel as u32,
+                lanes: lanes as u32,
+            };
+            let mut y = x.clone();
+            exec(&spec, &features).call(&[ptr_mut(&mut y), ptr(&r), rows as u64]);
+            for i in 0..rows * panel {
+                let want = if i % panel < lanes {
+                    x[i].max(0.0) + r[i]
+                } else {
+                    x[i]
+                };
+                assert_eq!(y[i], want, "panel {panel}, lanes {lanes}, element {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norm_normalizes_each_token() {
+    for features in targets() {
+        for (panel, lanes) in [(8, 8), (16, 16), (32, 24), (32, 32)] {
+            for k in [1usize, 2, 3, 4, 5, 31, 312] {
+                let x: Vec<f32> = values(k * panel, 3).iter().map(|v| 10.0 + v).collect();
+                let (gamma, beta) = (values(k, 4), values(k, 5));
+                let params = [1.0 / k as f32, 1e-5f32];
+                let mut y = vec![7.0f32; k * panel];
+                let spec = KernelSpec::LayerNorm {
+                    panel: panel as u32,
+                    lanes: lanes as u32,
+                };
+                exec(&spec, &features).call(&[
+                    ptr(&x),
+                    ptr_mut(&mut y),
+                    ptr(&gamma),
+                    ptr(&beta),
+                    k as u64,
+                    ptr(&params),
+                ]);
+                for t in 0..panel {
+                    let column: Vec<f64> = (0..k).map(|i| f64::from(x[i * panel + t])).collect();
+                    let mean = column.iter().sum::<f64>() / k as f64;
+                    let var = column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / k as f64;
+                    for i in 0..k {
+                        let scale = f64::from(gamma[i]) / (var + 1e-5).sqrt();
+                        let want = if t < lanes {
+                            (column[i] - mean) * scale + f64::from(beta[i])
+                        } else {
+                            7.0
+                        };
+                        let error = (f64::from(y[i * panel + t]) - want).abs();
+                        // Inputs near 10 carry errors of 4e-7 that sum and norm magnify.
+                        assert!(
+                            error < 1e-5 * (1.0 + scale.abs()),
+                            "panel {panel}/{lanes}, k {k}, token {t}: {error:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_products_follow_both_strides() {
+    for features in targets() {
+        let kernel = exec(&KernelSpec::AttentionProduct, &features);
+        for (m, k) in [(1usize, 1usize), (5, 3), (6, 64), (13, 7), (64, 33)] {
+            let tiles = m.div_ceil(ROWS);
+            for transposed in [false, true] {
+                let padded = tiles * ROWS;
+                let a = values(padded * k, 6);
+                let at = |i: usize, j: usize| {
+                    if transposed {
+                        a[i * k + j]
+                    } else {
+                        a[j * padded + i]
+                    }
+                };
+                let (row, step) = if transposed {
+                    (k * 4, 4)
+                } else {
+                    (4, padded * 4)
+                };
+                let b = values(k * QUERIES, 7);
+                let mut c = vec![0f32; padded * QUERIES];
+                let args = [
+                    ptr(&a),
+                    ptr(&b),
+                    ptr_mut(&mut c),
+                    k as u64,
+                    row as u64,
+                    step as u64,
+                    (QUERIES * 4) as u64,
+                    tiles as u64,
+                ];
+                kernel.call(&args);
+                for i in 0..m {
+                    for t in 0..QUERIES {
+                        let want: f64 = (0..k)
+                            .map(|j| f64::from(at(i, j)) * f64::from(b[j * QUERIES + t]))
+                            .sum();
+                        assert!(
+                            (f64::from(c[i * QUERIES + t]) - want).abs() < 1e-5,
+                            "m {m}, k {k}, ({i}, {t})"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_runs_over_keys_and_ignores_masked_ones() {
+    for features in targets() {
+        let kernel = exec(&KernelSpec::AttentionSoftmax, &features);
+        for keys in [1usize, 2, 7, 130] {
+            let x: Vec<f32> = values(keys * QUERIES, 8).iter().map(|v| 20.0 * v).collect();
+            let bias: Vec<f32> = (0..keys)
+                .map(|i| if i % 3 == 1 { f32::MIN } else { 0.0 })
+                .collect();
+            let params = [0.125f32];
+            let (mut s, mut sums) = (x.clone(), [0f32; QUERIES]);
+            kernel.call(&[
+                ptr_mut(&mut s),
+                keys as u64,
+                ptr(&bias),
+                ptr(&params),
+                ptr_mut(&mut sums),
+            ]);
+            for t in 0..QUERIES {
+                let score = |i: usize| f64::from(x[i * QUERIES + t]) * 0.125 + f64::from(bias[i]);
+                let max = (0..keys).map(score).fold(f64::MIN, f64::max);
+                let total: f64 = (0..keys).map(|i| (score(i) - max).exp()).sum();
+                for i in 0..keys {
+                    let got = f64::from(s[i * QUERIES + t]) * f64::from(sums[t]);
+                    let want = (score(i) - max).exp() / total;
+                    assert!(
+                        (got - want).abs() < 1e-6,
+                        "keys {keys}, ({i}, {t}): {got} instead of {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_of_fully_masked_keys_is_uniform() {
+    for features in targets() {
+        let (mut s, mut sums) = (vec![1f32; 4 * QUERIES], [0f32; QUERIES]);
+        let bias = [f32::MIN; 4];
+        exec(&KernelSpec::AttentionSoftmax, &features).call(&[
+            ptr_mut(&mut s),
+            4,
+            ptr(&bias),
+            ptr(&[1.0]),
+            ptr_mut(&mut sums),
+        ]);
+        assert_eq!(sums, [0.25; QUERIES]);
+    }
+}
