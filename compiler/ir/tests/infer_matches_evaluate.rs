@@ -4,8 +4,16 @@
 //! operands tests inference with all, some and no knowledge. A second test throws arbitrary attributes and types at
 //! inference, which must not panic.
 
+#[path = "infer/case.rs"]
+mod case;
 #[path = "infer/cases.rs"]
 mod cases;
+#[path = "infer/layers.rs"]
+mod layers;
+#[path = "infer/places.rs"]
+mod places;
+#[path = "infer/products.rs"]
+mod products;
 #[path = "infer/random.rs"]
 mod random;
 
@@ -17,7 +25,8 @@ use lancet_ir::{Constant, Dim, Op, TensorType, ValueInfo};
 use lancet_ops::{Attribute, AttributeType, Attributes, DType, Operator, Tensor, evaluate};
 use proptest::prelude::*;
 
-use cases::{Case, case};
+use case::Case;
+use cases::case;
 use random::Random;
 
 /// The symbol that stands for a size; equal sizes have equal symbols.
