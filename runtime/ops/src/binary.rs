@@ -115,15 +115,19 @@ pub(crate) fn logic(call: &Call<'_>) -> OpResult {
 /// `BitwiseAnd`, `BitwiseOr`, `BitwiseXor` and `BitShift`, of integers.
 pub(crate) fn bits(call: &Call<'_>) -> OpResult {
     fn apply<T: Integer>(call: &Call<'_>) -> OpResult {
-        let amount = |v: T| v.to_f64() as u32;
+        // A negative amount is out of range, as one beyond the width is.
+        let amount = |v: T| {
+            if v < T::ZERO {
+                u32::MAX
+            } else {
+                v.to_f64() as u32
+            }
+        };
         match call.op {
             Operator::BitwiseAnd => zip(call, T::and),
             Operator::BitwiseOr => zip(call, T::or),
             Operator::BitwiseXor => zip(call, T::xor),
             Operator::BitShift => match call.str("direction") {
-                _ if call.slice::<T>(1)?.iter().any(|&v| v < T::ZERO) => {
-                    Err(call.value_error(1, "a negative shift"))
-                }
                 "LEFT" => zip(call, |a: T, b: T| a.shift_left(amount(b))),
                 "RIGHT" => zip(call, |a: T, b: T| a.shift_right(amount(b))),
                 other => Err(call.attribute_error("direction", format!("unknown value `{other}`"))),

@@ -16,7 +16,7 @@ use crate::{DType, OpError, TensorView};
 const MR: usize = 4;
 const NR: usize = 8;
 /// Terms that are summed in the element type.
-const KC: usize = 128;
+const KC: usize = 64;
 
 /// An element type of matrix products and the type in which long sums are kept.
 pub(crate) trait Factor: Number {

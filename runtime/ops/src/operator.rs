@@ -277,6 +277,7 @@ operators! {
     },
     SpaceToDepth "space_to_depth" Onnx "SpaceToDepth" (1, 1) (1, 1) {
         blocksize: Int = Required,
+        mode: Str = Str("DCR"),
     },
     ReverseSequence "reverse_sequence" Onnx "ReverseSequence" (2, 2) (1, 1) {
         batch_axis: Int = Int(1),

@@ -359,7 +359,7 @@ pub(crate) fn depth_to_space(call: &Call<'_>) -> OpResult {
     )
 }
 
-/// `SpaceToDepth`.
+/// `SpaceToDepth`, in the order that attribute `mode` names.
 pub(crate) fn space_to_depth(call: &Call<'_>) -> OpResult {
     let x = call.operand(0)?;
     let [n, c, h, w] = image(call, x)?;
@@ -368,13 +368,12 @@ pub(crate) fn space_to_depth(call: &Call<'_>) -> OpResult {
         return Err(call.shape_error(format!("{h} by {w} is not a multiple of {b}")));
     }
     let to = [n, c.saturating_mul(b).saturating_mul(b), h / b, w / b];
-    rearrange(
-        call,
-        x,
-        &[n, c, h / b, b, w / b, b],
-        &[0, 3, 5, 1, 2, 4],
-        &to,
-    )
+    let perm = match call.str("mode") {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(call.attribute_error("mode", format!("unknown value `{other}`"))),
+    };
+    rearrange(call, x, &[n, c, h / b, b, w / b, b], &perm, &to)
 }
 
 fn image(call: &Call<'_>, x: TensorView<'_>) -> Result<[usize; 4], OpError> {
