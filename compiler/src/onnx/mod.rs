@@ -14,6 +14,7 @@ mod error;
 mod external;
 mod inputs;
 mod ops;
+mod order;
 mod sparse;
 mod tensor;
 pub mod testsuite;
@@ -150,7 +151,7 @@ fn import<'a>(
     let main = model.graph.as_mut().expect("checked above");
     let dense = std::mem::take(&mut main.initializer);
     let sparse = std::mem::take(&mut main.sparse_initializer);
-    let initializers = dense.into_iter().map(Initializer::Dense);
+    let initializers = dense.into_iter().map(|t| Initializer::Dense(Box::new(t)));
     let initializers = initializers.chain(sparse.into_iter().map(Initializer::Sparse));
     let model = &model;
     // The walk borrows the model, and the reader of elements may outlive neither.

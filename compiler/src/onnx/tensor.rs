@@ -103,23 +103,27 @@ impl<'a> TensorReader<'a> {
             return Err(Fault::unsupported("tensors in segments are not supported"));
         }
         let n_bytes = (n * dtype.size_bytes()) as u64;
-        self.spend(n_bytes)?;
         let data = match proto.data_location.enum_value() {
             Ok(DataLocation::EXTERNAL) => {
+                self.spend(n_bytes)?;
                 let (source, payload, path) = self.external.locate(proto, n_bytes)?;
                 read_range(source, payload, dtype, n).map_err(|e| Fault::Io(path, e))?
             }
             Ok(DataLocation::DEFAULT) => match Payload::decode(&proto.raw_data) {
-                Some(payload) if payload.len != 0 || !has_elements(proto) => {
+                Some(payload) if payload.len != 0 || elements(proto) == 0 => {
                     if payload.len != n_bytes {
                         return Err(Fault::invalid(format!(
                             "{} bytes of data, the shape takes {n_bytes}",
                             payload.len
                         )));
                     }
+                    self.spend(n_bytes)?;
                     read_range(self.source.as_mut(), payload, dtype, n).map_err(Fault::Read)?
                 }
-                _ => typed(proto, dtype)?,
+                _ => {
+                    self.spend((elements(proto) * dtype.size_bytes()) as u64)?;
+                    typed(proto, dtype)?
+                }
             },
             Err(code) => return Err(Fault::invalid(format!("unknown data location {code}"))),
         };
@@ -163,12 +167,13 @@ fn read_pod<T: Pod>(source: &mut dyn Source, n: usize) -> std::io::Result<Vec<T>
     Ok(out)
 }
 
-fn has_elements(proto: &TensorProto) -> bool {
-    !proto.float_data.is_empty()
-        || !proto.int32_data.is_empty()
-        || !proto.int64_data.is_empty()
-        || !proto.double_data.is_empty()
-        || !proto.uint64_data.is_empty()
+/// Number of elements in the typed fields.
+fn elements(proto: &TensorProto) -> usize {
+    proto.float_data.len()
+        + proto.int32_data.len()
+        + proto.int64_data.len()
+        + proto.double_data.len()
+        + proto.uint64_data.len()
 }
 
 /// Elements of the typed field that ONNX lays down for each element type.
