@@ -17,6 +17,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
 use crate::infer::infer;
+use crate::verify::types_fit;
 use crate::{Constant, Dim, IrError, Layout, Op, Symbol, TensorType};
 
 /// Identifies a node of one graph. Stays valid until [`Graph::sweep`] removes the node.
@@ -200,7 +201,8 @@ impl Graph {
 
     /// Adds a node whose result types are stated (by IR text), and checks them against the inferred ones.
     ///
-    /// A fresh symbol that inference made up is replaced by what is stated.
+    /// A fresh symbol that inference made up is replaced by what is stated. A stated symbol that no input has is a size that
+    /// depends on data, and fits whatever inference says.
     ///
     /// # Errors
     /// As [`Graph::add`], and [`IrError::Mismatch`].
@@ -217,12 +219,11 @@ impl Graph {
         self.symbols = fresh_before;
         let inferred = self.nodes[id.0].results.clone();
         let fits = |i: &TensorType, s: &TensorType| {
-            i.dtype == s.dtype
-                && i.rank() == s.rank()
-                && i.shape
-                    .iter()
-                    .zip(&s.shape)
-                    .all(|(a, b)| a == b || a.symbols().iter().any(|x| made.contains(x)))
+            // The symbols of the inputs are only looked up where a type is not plainly equal.
+            types_fit(i, s, &|x| !made.contains(x)) || {
+                let bound = self.input_symbols();
+                types_fit(i, s, &|x| bound.contains(x))
+            }
         };
         for (index, s) in stated.iter().enumerate() {
             let found = inferred.get(index).map(|i| &i.ty);
@@ -366,6 +367,22 @@ impl Graph {
             [(node, _)] if !self.is_output(value) => Some(*node),
             _ => None,
         }
+    }
+
+    /// True if a value's node is in the graph and has that many results.
+    pub fn contains(&self, value: Value) -> bool {
+        self.nodes
+            .node_weight(value.node.0)
+            .is_some_and(|n| (value.result as usize) < n.results.len())
+    }
+
+    /// Symbols in the types of the inputs; the others are sizes that depend on data.
+    pub fn input_symbols(&self) -> HashSet<Symbol> {
+        let inputs = self.inputs.iter();
+        inputs
+            .flat_map(|n| &self.nodes[n.0].results)
+            .flat_map(|r| r.ty.shape.iter().flat_map(Dim::symbols))
+            .collect()
     }
 
     /// What is known of a value.

@@ -14,4 +14,4 @@ pub use directives::directives;
 pub(crate) use lex::{is_ident, quote};
 pub use literal::content_hash;
 pub use parse::{MAX_ELEMENTS, Resolver, parse, parse_limited, parse_with};
-pub use print::{PrintOptions, print, print_with};
+pub use print::{PrintOptions, print, print_with, value_names};

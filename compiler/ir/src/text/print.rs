@@ -40,7 +40,11 @@ pub(crate) fn default_output_name(index: usize) -> String {
     format!("output{index}")
 }
 
-/// Names of all values as they appear in text, sigil included.
+/// Names of the values that the outputs need, as they appear in text: `%x`, `@w`, `%3`.
+pub fn value_names(graph: &Graph) -> HashMap<Value, String> {
+    names(graph, &graph.order())
+}
+
 fn names(graph: &Graph, order: &[NodeId]) -> HashMap<Value, String> {
     let mut names = HashMap::new();
     let mut const_names = UniqueNames::default();
