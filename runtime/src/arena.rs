@@ -120,6 +120,11 @@ pub(crate) struct Rest<'a> {
     borrow: PhantomData<&'a [u8]>,
 }
 
+// SAFETY: a `Rest` gives shared reads of bytes that nobody writes while it lives.
+unsafe impl Sync for Rest<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Rest<'_> {}
+
 impl<'a> Rest<'a> {
     /// The bytes of `range`.
     ///

@@ -26,6 +26,8 @@ mod bind;
 mod check;
 mod cpu;
 mod error;
+mod jit;
+mod kernels;
 mod mmap;
 mod model;
 mod panels;
@@ -35,5 +37,6 @@ mod session;
 mod steps;
 
 pub use error::RuntimeError;
+pub use kernels::Kernels;
 pub use model::{Model, ModelOptions, PortInfo};
-pub use session::Session;
+pub use session::{Session, StepTrace};

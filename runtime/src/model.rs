@@ -1,17 +1,21 @@
 //! A loaded model: immutable, shared by sessions.
 
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use lancet_artifact::{Plan, Weights};
+use lancet_artifact::{Plan, PlanError, Weights};
 use lancet_ops::DType;
 
 use crate::RuntimeError;
 use crate::arena::Buffer;
 use crate::bind::dim_text;
+use crate::jit::Matrix;
+use crate::kernels::{KernelCache, Kernels};
 use crate::mmap::Bytes;
 use crate::pool::Pool;
 use crate::program::Program;
+use crate::steps::linear;
 
 /// How a model is run.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct ModelOptions {
     pub threads: Option<usize>,
     /// Greatest working memory of one session in bytes.
     pub max_arena_bytes: u64,
+    /// Whether steps run emitted kernels.
+    pub kernels: Kernels,
 }
 
 impl Default for ModelOptions {
@@ -28,6 +34,7 @@ impl Default for ModelOptions {
         ModelOptions {
             threads: None,
             max_arena_bytes: 16 << 30,
+            kernels: Kernels::default(),
         }
     }
 }
@@ -40,16 +47,38 @@ pub struct Model {
 
 pub(crate) struct Shared {
     pub(crate) program: Program,
-    bytes: Bytes,
-    weights: std::ops::Range<usize>,
+    bytes: Arc<Bytes>,
+    weights: Range<usize>,
     pub(crate) options: ModelOptions,
     pub(crate) pool: Pool,
+    pub(crate) kernels: KernelCache,
+    /// As `plan.matrices`.
+    pub(crate) matrices: Vec<Matrix>,
+    /// Matrices as row-major tensors, where a step without a kernel needs them.
+    unpacked: Vec<OnceLock<Vec<f32>>>,
+    /// Zeros for absent biases, as many as any step needs.
+    pub(crate) zeros: Vec<f32>,
 }
 
 impl Shared {
     /// The weights section.
     pub(crate) fn weights(&self) -> &[u8] {
         &self.bytes.as_slice()[self.weights.clone()]
+    }
+
+    /// Makes [`unpacked`](Shared::unpacked) ready for a matrix.
+    pub(crate) fn unpack(&self, matrix: usize) -> Result<(), String> {
+        if self.unpacked[matrix].get().is_none() {
+            let w = linear::unpack(&self.matrices[matrix])?;
+            // Another session may have been faster, with the same result.
+            let _ = self.unpacked[matrix].set(w);
+        }
+        Ok(())
+    }
+
+    /// A matrix that was unpacked, row-major `[n, k]`.
+    pub(crate) fn unpacked(&self, matrix: usize) -> &[f32] {
+        self.unpacked[matrix].get().map_or(&[], Vec::as_slice)
     }
 }
 
@@ -120,15 +149,24 @@ impl Model {
     fn new(
         plan: Plan,
         bytes: Bytes,
-        weights: std::ops::Range<usize>,
+        weights: Range<usize>,
         options: &ModelOptions,
     ) -> Result<Model, RuntimeError> {
+        let bytes = Arc::new(bytes);
         if cfg!(target_endian = "big") {
             return Err(RuntimeError::Unsupported(
                 "weights are little-endian and this machine is not",
             ));
         }
         let program = Program::new(plan, &bytes.as_slice()[weights.clone()])?;
+        let matrices = (program.plan.matrices.iter().enumerate())
+            .map(|(i, desc)| {
+                Matrix::new(&bytes, weights.start, desc).map_err(|e| {
+                    PlanError::new(format!("matrix {i} `{}`", desc.name), e.to_string())
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let n_zeros = program.values.iter().map(|v| v.features).max();
         let threads = options
             .threads
             .unwrap_or_else(crate::cpu::available_threads);
@@ -139,6 +177,10 @@ impl Model {
                 weights,
                 options: options.clone(),
                 pool: Pool::new(threads.max(1)),
+                kernels: KernelCache::new(options.kernels),
+                unpacked: matrices.iter().map(|_| OnceLock::new()).collect(),
+                matrices,
+                zeros: vec![0.0; n_zeros.unwrap_or(0)],
             }),
         })
     }

@@ -2,13 +2,13 @@
 //!
 //! `f32[tokens, features]` is stored feature-major in panels of `width` tokens: `[ceil(tokens / width)][features][width]`,
 //! one vector lane per token. The last panel is stored as narrow as its tokens allow, so every panel is a matrix
-//! `[features][lanes]` with `lanes` one of 8, 16 and 32, contiguous. Lanes beyond the tokens hold finite or any numbers, and
-//! nothing reads them as tokens.
+//! `[features][stride]` with `stride` one of 8, 16 and 32, contiguous; of its lanes as many are computed as its tokens need,
+//! rounded up to 8. Lanes beyond the tokens hold any numbers, and nothing reads them as tokens.
 
 use std::ops::Range;
 
 /// Sizes of a value in token panels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PanelShape {
     pub(crate) tokens: usize,
     pub(crate) features: usize,
@@ -17,7 +17,7 @@ pub(crate) struct PanelShape {
 }
 
 /// The narrowest panel that holds `tokens`.
-fn lanes_for(tokens: usize) -> usize {
+fn stride_for(tokens: usize) -> usize {
     match tokens {
         0..=8 => 8,
         9..=16 => 16,
@@ -31,7 +31,7 @@ impl PanelShape {
         PanelShape {
             tokens,
             features,
-            width: lanes_for(tokens),
+            width: stride_for(tokens),
         }
     }
 
@@ -45,22 +45,26 @@ impl PanelShape {
         self.width.min(self.tokens - p * self.width)
     }
 
-    /// Lanes of panel `p`.
+    /// Elements from one feature of panel `p` to the next.
+    pub(crate) fn stride(&self, p: usize) -> usize {
+        stride_for(self.tokens_in(p)).min(self.width)
+    }
+
+    /// Lanes of panel `p` that are computed.
     pub(crate) fn lanes(&self, p: usize) -> usize {
-        lanes_for(self.tokens_in(p)).min(self.width)
+        self.tokens_in(p).next_multiple_of(8)
     }
 
     /// Elements of panel `p`.
     pub(crate) fn panel(&self, p: usize) -> Range<usize> {
-        let start = p * self.width * self.features;
-        start..start + self.features * self.lanes(p)
+        self.rows(p, 0..self.features)
     }
 
     /// Elements of features `rows` of panel `p`.
     pub(crate) fn rows(&self, p: usize, rows: Range<usize>) -> Range<usize> {
         let start = p * self.width * self.features;
-        let lanes = self.lanes(p);
-        start + rows.start * lanes..start + rows.end * lanes
+        let stride = self.stride(p);
+        start + rows.start * stride..start + rows.end * stride
     }
 
     /// Number of elements stored, or `None` if it overflows.
@@ -71,16 +75,47 @@ impl PanelShape {
         }
         let lanes = (n - 1)
             .checked_mul(self.width)?
-            .checked_add(self.lanes(n - 1))?;
+            .checked_add(self.stride(n - 1))?;
         lanes.checked_mul(self.features)
     }
 
-    /// The panel and lane of a token, as the index of its first feature; feature `f` is `f * lanes` further.
-    pub(crate) fn token(&self, t: usize) -> (usize, usize) {
-        let p = t / self.width;
-        (
-            p * self.width * self.features + t % self.width,
-            self.lanes(p),
-        )
+    /// Calls `f(start, first, stride, len)` for the runs of tokens `tokens` that lie in one panel each: token `start` and
+    /// the `len - 1` after it have their features at `first`, `first + stride`, and so on.
+    pub(crate) fn for_each_run(
+        &self,
+        tokens: Range<usize>,
+        mut f: impl FnMut(usize, usize, usize, usize),
+    ) {
+        let mut t = tokens.start;
+        while t < tokens.end {
+            let (p, lane) = (t / self.width, t % self.width);
+            let len = (tokens.end - t).min(self.tokens_in(p) - lane);
+            f(
+                t,
+                p * self.width * self.features + lane,
+                self.stride(p),
+                len,
+            );
+            t += len;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_tile_their_elements() {
+        for tokens in 0..100 {
+            let shape = PanelShape::new(tokens, 5);
+            let mut at = 0;
+            for p in 0..shape.n_panels() {
+                assert_eq!(shape.panel(p).start, at);
+                at = shape.panel(p).end;
+                assert!(shape.lanes(p) <= shape.stride(p));
+            }
+            assert_eq!(shape.n_elements(), Some(at));
+        }
     }
 }

@@ -1,17 +1,437 @@
-//! Threads that run the tasks of a step.
+//! A fixed set of threads that run the tasks of a step.
+//!
+//! [`Pool::request`] takes the pool for one request; the [`Team`] that it gives runs parallel loops. Tasks are claimed one by
+//! one from a counter, so a thread that another process has pushed aside delays at most the task that it holds. What a
+//! task computes depends on its index alone, never on the thread, so results have the same bits at any thread count.
+//!
+//! Between the loops of one request the workers spin for a short while; when it ends, or takes long between loops, they sleep.
+//!
+//! # How a loop is published
+//! `state` packs a generation, an open bit and the number of workers inside. The caller writes the job while the loop is
+//! closed and nobody is inside, then opens it with a new generation. A worker enters by adding one to the count in a
+//! compare-and-swap that fails unless the loop is open. The caller closes it when the tasks are all claimed, and waits until
+//! the workers that entered have left; workers that never woke are not waited for.
 
-/// A fixed number of threads.
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// The open bit; the bits below count the workers inside, those above are the generation.
+const OPEN: u64 = 1 << 16;
+const INSIDE: u64 = OPEN - 1;
+const GENERATION: u64 = OPEN << 1;
+
+/// How often an idle worker looks for work before it sleeps: some tens of microseconds.
+const SPINS: u32 = 2_000;
+
+/// A task of a loop panicked. The pool can be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TaskPanicked;
+
+/// A fixed set of threads, the caller's included.
 pub(crate) struct Pool {
-    threads: usize,
+    control: Arc<Control>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held by the request that uses the pool.
+    busy: Mutex<()>,
 }
 
+struct Control {
+    state: AtomicU64,
+    /// The next task to claim.
+    next: AtomicUsize,
+    job: UnsafeCell<Job>,
+    panicked: AtomicBool,
+    /// A request holds the pool, so more loops will follow soon.
+    active: AtomicBool,
+    stop: AtomicBool,
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: *const (dyn Fn(usize, usize) + Sync),
+    n_tasks: usize,
+}
+
+// SAFETY: `job` is the only part that is not thread-safe by itself. It is written by the caller of a loop, who holds the
+// `busy` lock, while the loop is closed with nobody inside, and read by workers between entering and leaving; both are
+// ordered by `state`. The closure it points to is `Sync`.
+unsafe impl Sync for Control {}
+// SAFETY: the pointer in `job` is only followed inside a loop, while its closure is borrowed by the caller.
+unsafe impl Send for Control {}
+
 impl Pool {
+    /// A pool of `threads` threads: the caller of each request and `threads - 1` workers. Where the system refuses a
+    /// thread the pool is smaller.
     pub(crate) fn new(threads: usize) -> Pool {
-        Pool { threads }
+        let idle: &'static (dyn Fn(usize, usize) + Sync) = &|_, _| {};
+        let control = Arc::new(Control {
+            state: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job {
+                task: idle,
+                n_tasks: 0,
+            }),
+            panicked: AtomicBool::new(false),
+            active: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let workers = (1..threads.clamp(1, INSIDE as usize))
+            .map_while(|thread| {
+                let control = Arc::clone(&control);
+                std::thread::Builder::new()
+                    .name(format!("lancet-{thread}"))
+                    .spawn(move || control.work(thread))
+                    .ok()
+            })
+            .collect();
+        Pool {
+            control,
+            workers,
+            busy: Mutex::new(()),
+        }
     }
 
     /// Number of threads, the caller's included.
     pub(crate) fn threads(&self) -> usize {
-        self.threads
+        self.workers.len() + 1
+    }
+
+    /// Takes the pool for one request; waits while another request has it.
+    pub(crate) fn request(&self) -> Team<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        self.control.active.store(true, Ordering::Relaxed);
+        Team {
+            control: &self.control,
+            threads: self.threads(),
+            _busy: busy,
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.control.wake_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its tasks and has none of its own.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The pool in the hands of one request.
+pub(crate) struct Team<'a> {
+    control: &'a Control,
+    /// Number of threads; thread indices are below it.
+    threads: usize,
+    _busy: MutexGuard<'a, ()>,
+}
+
+impl Drop for Team<'_> {
+    fn drop(&mut self) {
+        self.control.active.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Team<'_> {
+    /// Calls `task(task_idx, thread_idx)` for every index below `n_tasks`, on all threads, and waits for them.
+    ///
+    /// # Errors
+    /// [`TaskPanicked`] if a task panicked; tasks not yet claimed then do not run.
+    pub(crate) fn parallel_for(
+        &mut self,
+        n_tasks: usize,
+        task: impl Fn(usize, usize) + Sync,
+    ) -> Result<(), TaskPanicked> {
+        if self.threads == 1 || n_tasks <= 1 {
+            return catch_unwind(AssertUnwindSafe(|| {
+                for i in 0..n_tasks {
+                    task(i, 0);
+                }
+            }))
+            .map_err(|_| TaskPanicked);
+        }
+        let task: &(dyn Fn(usize, usize) + Sync) = &task;
+        // SAFETY: only the lifetime changes. Workers follow the pointer only while they are inside the loop, and `close`
+        // below returns when none is; nothing between here and there unwinds.
+        let task: &'static (dyn Fn(usize, usize) + Sync) = unsafe { std::mem::transmute(task) };
+        self.control.open(Job { task, n_tasks });
+        self.control.run_tasks(Job { task, n_tasks }, 0);
+        self.control.close();
+        if self.control.panicked.swap(false, Ordering::Relaxed) {
+            return Err(TaskPanicked);
+        }
+        Ok(())
+    }
+
+    /// As [`parallel_for`](Team::parallel_for), with part `task_idx` of `out` lent to each task for writing.
+    ///
+    /// # Panics
+    /// If a part lies outside `out`: a bug of the step that made the parts.
+    pub(crate) fn for_each_part<T: Send>(
+        &mut self,
+        parts: &Parts,
+        out: &mut [T],
+        task: impl Fn(usize, usize, &mut [T]) + Sync,
+    ) -> Result<(), TaskPanicked> {
+        struct Pointer<T>(*mut T);
+        // SAFETY: the pointer is used only for disjoint parts of a slice that is borrowed mutably for the whole loop, and
+        // `T: Send` may be written from other threads.
+        unsafe impl<T: Send> Sync for Pointer<T> {}
+        impl<T> Pointer<T> {
+            fn get(&self) -> *mut T {
+                self.0
+            }
+        }
+        assert!(
+            parts.end <= out.len(),
+            "parts end at {} of {} elements",
+            parts.end,
+            out.len()
+        );
+        let base = Pointer(out.as_mut_ptr());
+        self.parallel_for(parts.ranges.len(), |i, thread| {
+            let range = &parts.ranges[i];
+            // SAFETY: the range ends within `out` (checked above), ranges of different tasks are disjoint (invariant of
+            // `Parts`), and each task index is claimed once.
+            let part = unsafe {
+                std::slice::from_raw_parts_mut(base.get().add(range.start), range.end - range.start)
+            };
+            task(i, thread, part);
+        })
+    }
+}
+
+/// Disjoint ranges of a slice, one for each task of a loop.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
+    /// Pairwise disjoint, each with `start <= end`.
+    ranges: Vec<Range<usize>>,
+    /// The greatest end.
+    end: usize,
+}
+
+impl Parts {
+    /// These ranges.
+    ///
+    /// # Panics
+    /// If two overlap: a bug of the step that made them.
+    pub(crate) fn new(ranges: Vec<Range<usize>>) -> Parts {
+        let mut order: Vec<&Range<usize>> = ranges.iter().filter(|r| !r.is_empty()).collect();
+        order.sort_by_key(|r| (r.start, r.end));
+        for pair in order.windows(2) {
+            assert!(
+                pair[0].end <= pair[1].start,
+                "parts {:?} and {:?} overlap",
+                pair[0],
+                pair[1]
+            );
+        }
+        assert!(
+            ranges.iter().all(|r| r.start <= r.end),
+            "a part ends before it starts"
+        );
+        let end = ranges.iter().map(|r| r.end).max().unwrap_or(0);
+        Parts { ranges, end }
+    }
+}
+
+impl Control {
+    /// Publishes a loop and wakes the sleepers. The previous loop is closed and empty.
+    fn open(&self, job: Job) {
+        // SAFETY: the caller holds the `busy` lock through its `Team`, the loop is closed and nobody is inside (the
+        // previous `close` waited for that), so no other thread reads or writes `job`.
+        unsafe { *self.job.get() = job }
+        self.next.store(0, Ordering::Relaxed);
+        let generation =
+            (self.state.load(Ordering::Relaxed) & !(OPEN | INSIDE)).wrapping_add(GENERATION);
+        self.state.store(generation | OPEN, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
+        }
+    }
+
+    /// Lets nobody in any more and waits until everybody is out.
+    fn close(&self) {
+        self.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut spins = 0u32;
+        while self.state.load(Ordering::Acquire) & INSIDE != 0 {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Claims and runs tasks until none is left. Does not unwind.
+    fn run_tasks(&self, job: Job, thread: usize) {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= job.n_tasks {
+                return;
+            }
+            // SAFETY: called by the caller of the loop, who borrows the closure, or by a worker inside the loop, which the
+            // caller waits for.
+            let task = unsafe { &*job.task };
+            if catch_unwind(AssertUnwindSafe(|| task(i, thread))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+                self.next.store(job.n_tasks, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// A worker's life.
+    fn work(&self, thread: usize) {
+        let mut done = 0;
+        while let Some(generation) = self.enter(done) {
+            // SAFETY: this worker is inside the loop, so the job was published before and is not written until it leaves.
+            let job = unsafe { *self.job.get() };
+            self.run_tasks(job, thread);
+            self.state.fetch_sub(1, Ordering::AcqRel);
+            done = generation;
+        }
+    }
+
+    /// Waits for a loop of another generation than `done` and enters it; `None` if the pool stops.
+    fn enter(&self, done: u64) -> Option<u64> {
+        let mut spins = 0u32;
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let state = self.state.load(Ordering::Acquire);
+            let generation = state & !(OPEN | INSIDE);
+            if state & OPEN != 0 && generation != done {
+                let entered = self.state.compare_exchange_weak(
+                    state,
+                    state + 1,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+                if entered.is_ok() {
+                    return Some(generation);
+                }
+                continue;
+            }
+            spins += 1;
+            if spins < SPINS && self.active.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            } else {
+                self.sleep_until_opened(done);
+                spins = 0;
+            }
+        }
+    }
+
+    fn sleep_until_opened(&self, done: u64) {
+        let mut guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        // A loop opened from here on sees the sleeper and takes the lock to wake it; one opened before is seen here.
+        loop {
+            let state = self.state.load(Ordering::SeqCst);
+            let opened = state & OPEN != 0 && state & !(OPEN | INSIDE) != done;
+            if opened || self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+            guard = self
+                .wake
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn wake_all(&self) {
+        let _guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wake.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for threads in 1..=4 {
+            let pool = Pool::new(threads);
+            for n in [0usize, 1, 2, 3, 100, 1000] {
+                let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                let mut team = pool.request();
+                for _ in 0..20 {
+                    team.parallel_for(n, |i, thread| {
+                        assert!(thread < threads);
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                    })
+                    .expect("no task panics");
+                }
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 20));
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_written_by_their_task() {
+        let pool = Pool::new(3);
+        let parts = Parts::new(vec![4..7, 0..2, 2..4, 9..9, 8..10]);
+        let mut out = vec![0usize; 11];
+        pool.request()
+            .for_each_part(&parts, &mut out, |i, _, part| part.fill(i + 1))
+            .expect("no task panics");
+        assert_eq!(out, [2, 2, 3, 3, 1, 1, 1, 0, 5, 5, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn overlapping_parts_are_refused() {
+        let _ = Parts::new(vec![0..3, 5..6, 2..4]);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_pool_lives_on() {
+        for threads in 1..=3 {
+            let pool = Pool::new(threads);
+            for _ in 0..10 {
+                let mut team = pool.request();
+                let result = team.parallel_for(50, |i, _| assert_ne!(i, 7));
+                assert_eq!(result, Err(TaskPanicked));
+                assert_eq!(team.parallel_for(50, |_, _| {}), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn requests_of_several_threads_take_turns() {
+        let pool = Pool::new(2);
+        let sum = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let mut team = pool.request();
+                        for _ in 0..3 {
+                            team.parallel_for(10, |i, _| {
+                                sum.fetch_add(i, Ordering::Relaxed);
+                            })
+                            .expect("no task panics");
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.load(Ordering::Relaxed), 3 * 50 * 3 * 45);
     }
 }

@@ -15,6 +15,9 @@ use lancet_ops::{Attribute, Attributes, DType, DataView, Element, Operator, Tens
 
 use crate::check;
 
+/// Greatest last dimension of token panels.
+const MAX_FEATURES: usize = 1 << 24;
+
 /// A plan ready to be bound to sizes.
 pub(crate) struct Program {
     pub(crate) plan: Plan,
@@ -111,7 +114,7 @@ impl Program {
             if desc.layout == Layout::Panels {
                 let last = desc.shape.last().and_then(Dim::as_fixed);
                 features = match last.and_then(|k| usize::try_from(k).ok()) {
-                    Some(k) if dtype == DType::F32 && k <= u32::MAX as usize => k,
+                    Some(k) if dtype == DType::F32 && k <= MAX_FEATURES => k,
                     _ => {
                         return Err(error(
                             "token panels need element type f32 and a fixed last dimension"

@@ -1,14 +1,18 @@
 //! One caller's state: the arena, and the values of the request that runs.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use lancet_artifact::StepKind;
-use lancet_ops::{Tensor, TensorView};
+use lancet_ops::{Attributes, Operator, Tensor, TensorView};
 
 use crate::arena::{Buffer, Rest};
 use crate::bind::{Binding, bind_symbols};
+use crate::pool::Team;
 use crate::program::{Home, Op, Program, view_of_bytes};
-use crate::{Model, RuntimeError, steps};
+use crate::steps::{self, Bound, Failure, Workers};
+use crate::{Model, RuntimeError};
 
 /// Runs a model, one request at a time.
 ///
@@ -24,8 +28,27 @@ pub struct Session {
     arena: Buffer,
     /// Elements of roots whose home is not the arena.
     owned: Vec<Option<Owned>>,
+    /// Steps over panels whose sizes do not depend on data.
+    steps: Vec<Option<Bound>>,
+    /// Memory of each thread.
+    scratch: Vec<Mutex<Vec<f32>>>,
+    /// Memory of one step at a time.
+    between: Vec<f32>,
     bound: bool,
     complete: bool,
+    traces: Option<Vec<StepTrace>>,
+}
+
+/// What one step did in the last run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepTrace {
+    /// The node that the step came from.
+    pub name: String,
+    /// What ran: the name of a kernel or of an operator.
+    pub kernel: Arc<str>,
+    pub nanoseconds: u64,
+    /// Useful floating-point operations of matrix products; 0 for other steps.
+    pub flops: u64,
 }
 
 /// Memory of one value.
@@ -45,9 +68,23 @@ impl Session {
             order: Vec::new(),
             arena: Buffer::empty(),
             owned: (0..n_values).map(|_| None).collect(),
+            steps: Vec::new(),
+            scratch: (0..model.threads()).map(|_| Mutex::default()).collect(),
+            between: Vec::new(),
             bound: false,
             complete: false,
+            traces: None,
         }
+    }
+
+    /// Whether runs measure their steps, for [`Session::trace`].
+    pub fn set_tracing(&mut self, on: bool) {
+        self.traces = on.then(Vec::new);
+    }
+
+    /// The steps of the last run, in order; empty if it was not measured.
+    pub fn trace(&self) -> &[StepTrace] {
+        self.traces.as_deref().unwrap_or(&[])
     }
 
     /// Runs the model and copies every output out.
@@ -86,9 +123,13 @@ impl Session {
         let program = &model.shared.program;
         self.match_inputs(program, inputs)?;
         bind_symbols(program, |p| inputs[self.order[p]].1, &mut self.symbols)?;
-        self.bind(program, model.shared.options.max_arena_bytes)?;
+        self.bind(&model)?;
+        if let Some(traces) = &mut self.traces {
+            traces.clear();
+        }
+        let mut team = model.shared.pool.request();
         for step in 0..program.ops.len() {
-            self.run_step(&model, step, inputs)?;
+            self.run_step(&model, step, inputs, &mut team)?;
             for &root in &program.dead_after[step] {
                 self.owned[root] = None;
             }
@@ -171,7 +212,8 @@ impl Session {
     }
 
     /// Makes `self.binding` that of `self.symbols`, and forgets what the last request's data bound.
-    fn bind(&mut self, program: &Program, limit_bytes: u64) -> Result<(), RuntimeError> {
+    fn bind(&mut self, model: &Model) -> Result<(), RuntimeError> {
+        let program = &model.shared.program;
         let same = self.bound
             && (self.symbols.iter().zip(&self.binding.symbols))
                 .zip(&program.input_symbols)
@@ -185,6 +227,7 @@ impl Session {
             self.binding.symbols.clone_from(&self.symbols);
         } else {
             self.bound = false;
+            let limit_bytes = model.shared.options.max_arena_bytes;
             self.binding = Binding::new(program, self.symbols.clone(), limit_bytes)?;
             if self.arena.len() < self.binding.arena_bytes {
                 self.arena = Buffer::empty();
@@ -193,10 +236,25 @@ impl Session {
                         bytes: self.binding.arena_bytes as u64,
                     })?;
             }
+            self.bind_steps(model)?;
             self.bound = true;
         }
         self.owned.iter_mut().for_each(|o| *o = None);
         Ok(())
+    }
+
+    /// Binds the steps whose sizes are known before anything runs.
+    fn bind_steps(&mut self, model: &Model) -> Result<(), RuntimeError> {
+        let program = &model.shared.program;
+        self.steps.clear();
+        self.steps.resize_with(program.ops.len(), || None);
+        let early = (0..program.ops.len())
+            .filter(|&i| matches!(program.ops[i], Op::Panels) && !is_late(program, i));
+        let steps = &mut self.steps;
+        steps::bind_all(&model.shared, &self.binding, early, |i, bound| {
+            steps[i] = Some(bound)
+        })
+        .map_err(|(step, message)| step_error(program, step, message))
     }
 
     fn run_step(
@@ -204,113 +262,202 @@ impl Session {
         model: &Model,
         step: usize,
         inputs: &[(&str, TensorView<'_>)],
+        team: &mut Team<'_>,
+    ) -> Result<(), RuntimeError> {
+        let program = &model.shared.program;
+        let start = self.traces.is_some().then(Instant::now);
+        let (kernel, flops) = match &program.ops[step] {
+            Op::Portable {
+                operator,
+                attributes,
+            } => {
+                self.run_portable(model, step, (*operator, attributes), inputs)?;
+                (operator.schema().text, 0)
+            }
+            Op::View => {
+                self.check_view(program, step)?;
+                ("view", 0)
+            }
+            Op::Dims | Op::Broadcast | Op::Panels => {
+                let late = self.run_kernel(model, step, inputs, team)?;
+                match late.as_ref().or(self.steps[step].as_ref()) {
+                    Some(bound) => {
+                        if let (Some(start), Some(traces)) = (start, &mut self.traces) {
+                            traces.push(StepTrace {
+                                name: program.plan.steps[step].name.clone(),
+                                kernel: bound.kernel_name(),
+                                nanoseconds: nanoseconds(start),
+                                flops: bound.flops(),
+                            });
+                        }
+                        return Ok(());
+                    }
+                    None => ("sizes", 0),
+                }
+            }
+        };
+        if let (Some(start), Some(traces)) = (start, &mut self.traces) {
+            traces.push(StepTrace {
+                name: program.plan.steps[step].name.clone(),
+                kernel: kernel.into(),
+                nanoseconds: nanoseconds(start),
+                flops,
+            });
+        }
+        Ok(())
+    }
+
+    fn run_portable(
+        &mut self,
+        model: &Model,
+        step: usize,
+        (operator, attributes): (Operator, &Attributes),
+        inputs: &[(&str, TensorView<'_>)],
     ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let desc = &program.plan.steps[step];
-        let error = |message: String| RuntimeError::Step {
-            step,
-            name: desc.name.clone(),
-            message,
+        let (_, rest) = self.arena.split(0..0);
+        let reads = Reads {
+            model,
+            binding: &self.binding,
+            rest,
+            owned: &self.owned,
+            inputs,
+            order: &self.order,
         };
-        let op = &program.ops[step];
-        if let Op::Portable {
-            operator,
-            attributes,
-        } = op
-        {
-            let (_, rest) = self.arena.split(0..0);
-            let reads = Reads {
-                model,
-                binding: &self.binding,
-                rest,
-                owned: &self.owned,
-                inputs,
-                order: &self.order,
-            };
-            let operands: Vec<Option<TensorView<'_>>> = desc
-                .inputs
-                .iter()
-                .map(|v| v.map(|v| reads.view(v as usize)))
-                .collect();
-            let results =
-                lancet_ops::evaluate(*operator, attributes, &operands, desc.outputs.len())
-                    .map_err(|source| RuntimeError::Operator {
-                        step,
-                        name: desc.name.clone(),
-                        source,
-                    })?;
-            if results.len() < desc.outputs.len() {
-                return Err(error(format!("gave {} results", results.len())));
-            }
-            for (&out, tensor) in desc.outputs.iter().zip(results) {
-                self.accept(program, out as usize, tensor).map_err(error)?;
-            }
-            return Ok(());
+        let operands: Vec<Option<TensorView<'_>>> = desc
+            .inputs
+            .iter()
+            .map(|v| v.map(|v| reads.view(v as usize)))
+            .collect();
+        let results = lancet_ops::evaluate(operator, attributes, &operands, desc.outputs.len())
+            .map_err(|source| RuntimeError::Operator {
+                step,
+                name: desc.name.clone(),
+                source,
+            })?;
+        if results.len() < desc.outputs.len() {
+            let message = format!("gave {} results", results.len());
+            return Err(step_error(program, step, message));
         }
-        let out = desc.outputs[0] as usize;
+        for (&out, tensor) in desc.outputs.iter().zip(results) {
+            self.accept(program, out as usize, tensor)
+                .map_err(|m| step_error(program, step, m))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the shape of the step's output known if it waited for data.
+    fn bind_output(&mut self, program: &Program, step: usize) -> Result<usize, RuntimeError> {
+        let out = program.plan.steps[step].outputs[0] as usize;
         if program.values[out].late {
             self.binding.shapes[out] = self.binding.shape(program, out)?;
         }
-        if matches!(op, Op::View) {
-            let source = desc.inputs[0].expect("checked: a view has an operand") as usize;
-            let (from, to) = (&self.binding.shapes[source], &self.binding.shapes[out]);
-            if from.iter().product::<usize>() != to.iter().product::<usize>() {
-                return Err(error(format!("cannot view shape {from:?} as {to:?}")));
-            }
-            return Ok(());
-        }
-        // The result is taken out of `owned` while it is written, so that the operands can be read there.
-        let mut late = None;
-        if matches!(program.values[out].home, Home::Owned) {
-            let n_bytes = self.binding.n_bytes(program, out);
-            let limit_bytes = model.shared.options.max_arena_bytes;
-            let n_bytes = match n_bytes {
-                Some(n) if n as u64 <= limit_bytes => n,
-                other => {
-                    return Err(RuntimeError::MemoryLimit {
-                        needed_bytes: other.map_or(u64::MAX, |n| n as u64),
-                        limit_bytes,
-                    });
-                }
-            };
-            late = Some(Buffer::zeroed(n_bytes).ok_or(RuntimeError::OutOfMemory {
-                bytes: n_bytes as u64,
-            })?);
-        }
-        {
-            let slot = if late.is_some() {
-                0..0
-            } else {
-                self.binding.slots[out].clone()
-            };
-            let (written, rest) = self.arena.split(slot);
-            let written = late.as_mut().map_or(written, |b| b.bytes_mut());
-            let reads = Reads {
-                model,
-                binding: &self.binding,
-                rest,
-                owned: &self.owned,
-                inputs,
-                order: &self.order,
-            };
-            let input = desc.inputs.first().copied().flatten().map(|v| v as usize);
-            match (op, &desc.kind, input) {
-                (Op::Dims, StepKind::Dims(dims), _) => {
-                    steps::sizes::dims(dims, &self.binding, written).map_err(error)?;
-                }
-                (Op::Broadcast, _, Some(input)) => {
-                    let size = program.values[out].dtype.size_bytes();
-                    let from = (reads.bytes(input), self.binding.shapes[input].as_slice());
-                    steps::sizes::broadcast(from, &self.binding.shapes[out], size, written)
-                        .map_err(error)?;
-                }
-                _ => return Err(error("is not implemented".to_owned())),
-            }
-        }
-        if let Some(buffer) = late {
-            self.owned[out] = Some(Owned::Buffer(buffer));
+        Ok(out)
+    }
+
+    fn check_view(&mut self, program: &Program, step: usize) -> Result<(), RuntimeError> {
+        let out = self.bind_output(program, step)?;
+        let source =
+            program.plan.steps[step].inputs[0].expect("checked: a view has an operand") as usize;
+        let (from, to) = (&self.binding.shapes[source], &self.binding.shapes[out]);
+        if from.iter().product::<usize>() != to.iter().product::<usize>() {
+            let message = format!("cannot view shape {from:?} as {to:?}");
+            return Err(step_error(program, step, message));
         }
         Ok(())
+    }
+
+    /// Runs a step that writes its result into memory of the session. Returns its binding if it was bound just now.
+    fn run_kernel(
+        &mut self,
+        model: &Model,
+        step: usize,
+        inputs: &[(&str, TensorView<'_>)],
+        team: &mut Team<'_>,
+    ) -> Result<Option<Bound>, RuntimeError> {
+        let program = &model.shared.program;
+        let desc = &program.plan.steps[step];
+        let out = self.bind_output(program, step)?;
+        let mut bound = None;
+        if matches!(program.ops[step], Op::Panels) && self.steps[step].is_none() {
+            steps::bind_all(
+                &model.shared,
+                &self.binding,
+                std::iter::once(step),
+                |_, b| bound = Some(b),
+            )
+            .map_err(|(step, message)| step_error(program, step, message))?;
+        }
+        // The result is outside `owned` while it is written, so that the operands can be read there.
+        let mut owned = match program.values[out].home {
+            Home::Owned => Some(self.allocate(model, out)?),
+            _ => None,
+        };
+        let slot = match owned {
+            Some(_) => 0..0,
+            None => self.binding.slots[out].clone(),
+        };
+        let (written, rest) = self.arena.split(slot);
+        let written = owned.as_mut().map_or(written, |b| b.bytes_mut());
+        let reads = Reads {
+            model,
+            binding: &self.binding,
+            rest,
+            owned: &self.owned,
+            inputs,
+            order: &self.order,
+        };
+        let input = desc.inputs.first().copied().flatten().map(|v| v as usize);
+        let result = match (
+            bound.as_ref().or(self.steps[step].as_ref()),
+            &desc.kind,
+            input,
+        ) {
+            (Some(bound), _, _) => {
+                let mut workers = Workers {
+                    team,
+                    scratch: &self.scratch,
+                    between: &mut self.between,
+                };
+                let out = bytemuck::try_cast_slice_mut(written)
+                    .expect("buffers are aligned and panels are f32");
+                bound.run(&reads, out, &mut workers)
+            }
+            (None, StepKind::Dims(dims), _) => {
+                steps::sizes::dims(dims, &self.binding, written).map_err(Failure::Message)
+            }
+            (None, _, Some(input)) => {
+                let size = program.values[out].dtype.size_bytes();
+                let from = (reads.bytes(input), self.binding.shapes[input].as_slice());
+                steps::sizes::broadcast(from, &self.binding.shapes[out], size, written)
+                    .map_err(Failure::Message)
+            }
+            (None, _, None) => Err(Failure::Message("has no operand".to_owned())),
+        };
+        result.map_err(|failure| match failure {
+            Failure::Message(message) => step_error(program, step, message),
+            Failure::Panicked => RuntimeError::Panicked,
+        })?;
+        if let Some(buffer) = owned {
+            self.owned[out] = Some(Owned::Buffer(buffer));
+        }
+        Ok(bound)
+    }
+
+    /// Memory for a value of its own.
+    fn allocate(&self, model: &Model, v: usize) -> Result<Buffer, RuntimeError> {
+        let limit_bytes = model.shared.options.max_arena_bytes;
+        let n_bytes = self.binding.n_bytes(&model.shared.program, v);
+        match n_bytes {
+            Some(n) if n as u64 <= limit_bytes => {
+                Buffer::zeroed(n).ok_or(RuntimeError::OutOfMemory { bytes: n as u64 })
+            }
+            _ => Err(RuntimeError::MemoryLimit {
+                needed_bytes: n_bytes.map_or(u64::MAX, |n| n as u64),
+                limit_bytes,
+            }),
+        }
     }
 
     /// Takes the result of a portable step: binds symbols that its shape is the first to show, checks the rest.
@@ -351,6 +498,25 @@ impl Session {
         self.owned[out] = Some(Owned::Tensor(tensor));
         Ok(())
     }
+}
+
+/// True if sizes of the step are known only when others have run.
+fn is_late(program: &Program, step: usize) -> bool {
+    let step = &program.plan.steps[step];
+    let mut values = step.inputs.iter().flatten().chain(&step.outputs);
+    values.any(|&v| program.values[v as usize].late)
+}
+
+fn step_error(program: &Program, step: usize, message: String) -> RuntimeError {
+    RuntimeError::Step {
+        step,
+        name: program.plan.steps[step].name.clone(),
+        message,
+    }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn names(ports: &[lancet_artifact::Port]) -> String {
@@ -394,6 +560,28 @@ impl<'a> Reads<'a> {
 
     fn slot(&self, root: usize) -> Range<usize> {
         self.binding.slots[root].clone()
+    }
+
+    /// A row-major value of element type `f32`.
+    pub(crate) fn f32(&self, v: usize) -> &'a [f32] {
+        self.view(v)
+            .as_slice()
+            .expect("the check of the step found f32")
+    }
+
+    /// A value in panels.
+    pub(crate) fn panels(&self, v: usize) -> &'a [f32] {
+        let root = self.model.shared.program.values[v].root;
+        let bytes = match &self.owned[root] {
+            Some(Owned::Buffer(buffer)) => buffer.bytes(),
+            _ => self.rest.get(self.slot(root)),
+        };
+        bytemuck::try_cast_slice(bytes).expect("buffers are aligned and panels are f32")
+    }
+
+    /// Zeros, at least as many as any step has features.
+    pub(crate) fn zeros(&self) -> &'a [f32] {
+        &self.model.shared.zeros
     }
 
     /// The bytes of a row-major value.

@@ -1,3 +1,278 @@
 //! What the kinds of steps do, one file per kind.
+//!
+//! A step is bound once for the sizes of a request: it looks up its kernels, checks sizes against each other and divides
+//! its work into tasks, each of which writes a part of the result of its own. Running it then allocates nothing. Every
+//! kind has a portable form beside its kernels, for CPUs without them and for comparison.
 
+mod activation;
+mod add;
+mod attention;
+mod convert;
+mod embedding_lookup;
+mod layer_norm;
+pub(crate) mod linear;
 pub(crate) mod sizes;
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lancet_artifact::{KernelSpec, StepKind};
+
+use crate::bind::Binding;
+use crate::jit::Kernel;
+use crate::model::Shared;
+use crate::panels::PanelShape;
+use crate::pool::{TaskPanicked, Team};
+use crate::session::Reads;
+
+/// A step over panels, bound to sizes.
+pub(crate) enum Bound {
+    ToPanels(convert::ToPanels),
+    FromPanels(convert::FromPanels),
+    EmbeddingLookup(embedding_lookup::EmbeddingLookup),
+    LayerNorm(layer_norm::LayerNorm),
+    Linear(linear::Linear),
+    Attention(attention::Attention),
+    Activation(activation::Activate),
+    Add(add::Add),
+}
+
+/// Why a step stopped.
+pub(crate) enum Failure {
+    Message(String),
+    Panicked,
+}
+
+impl From<TaskPanicked> for Failure {
+    fn from(_: TaskPanicked) -> Failure {
+        Failure::Panicked
+    }
+}
+
+/// What a step is bound with.
+pub(crate) struct Sizes<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) binding: &'a Binding,
+    pub(crate) step: usize,
+    /// Where the kernels that steps ask for are noted, while they are not emitted yet.
+    pub(crate) wanted: Option<&'a RefCell<Vec<KernelSpec>>>,
+}
+
+/// What a step runs with beside its operands.
+pub(crate) struct Workers<'a, 'p> {
+    pub(crate) team: &'a mut Team<'p>,
+    /// Memory of each thread.
+    pub(crate) scratch: &'a [Mutex<Vec<f32>>],
+    /// Memory that a step may use between its loops.
+    pub(crate) between: &'a mut Vec<f32>,
+}
+
+impl Sizes<'_> {
+    /// Operand `i` as a value.
+    fn input(&self, i: usize) -> Option<usize> {
+        let step = &self.shared.program.plan.steps[self.step];
+        step.inputs.get(i).copied().flatten().map(|v| v as usize)
+    }
+
+    /// Operand `i`, which the check of the step found to be there.
+    fn required(&self, i: usize) -> usize {
+        self.input(i).expect("checked when the plan was loaded")
+    }
+
+    fn n_inputs(&self) -> usize {
+        self.shared.program.plan.steps[self.step].inputs.len()
+    }
+
+    fn output(&self) -> usize {
+        self.shared.program.plan.steps[self.step].outputs[0] as usize
+    }
+
+    fn shape(&self, v: usize) -> &[usize] {
+        &self.binding.shapes[v]
+    }
+
+    fn panels(&self, v: usize) -> PanelShape {
+        self.binding.panels(&self.shared.program, v)
+    }
+
+    /// The panels of the output and of operand `i`, which must have the same tokens.
+    fn panels_like_output(&self, i: usize) -> Result<PanelShape, String> {
+        let (x, y) = (self.panels(self.required(i)), self.panels(self.output()));
+        if x.tokens != y.tokens {
+            return Err(format!(
+                "operand {i} has {} tokens, the output {}",
+                x.tokens, y.tokens
+            ));
+        }
+        Ok(x)
+    }
+
+    /// Kernels for the panels of `shape`.
+    fn kernels(&self, shape: PanelShape, spec: impl Fn(u32, u32) -> KernelSpec) -> PanelKernels {
+        let n = shape.n_panels();
+        let kernel = |p: usize| {
+            let spec = spec(shape.stride(p) as u32, shape.lanes(p) as u32);
+            self.kernel(spec)
+        };
+        PanelKernels {
+            full: if n > 1 { kernel(0) } else { None },
+            last: if n > 0 { kernel(n - 1) } else { None },
+            n_panels: n,
+        }
+    }
+
+    fn kernel(&self, spec: KernelSpec) -> Option<Kernel> {
+        if let Some(wanted) = self.wanted {
+            wanted.borrow_mut().push(spec);
+            return None;
+        }
+        self.shared.kernels.get(&spec)
+    }
+}
+
+/// The kernel of each panel: all but the last have the same sizes.
+#[derive(Default)]
+pub(crate) struct PanelKernels {
+    full: Option<Kernel>,
+    last: Option<Kernel>,
+    n_panels: usize,
+}
+
+impl PanelKernels {
+    /// The kernel of panel `p`, if there is one.
+    fn get(&self, p: usize) -> Option<&Kernel> {
+        if p + 1 == self.n_panels {
+            self.last.as_ref()
+        } else {
+            self.full.as_ref()
+        }
+    }
+
+    /// A name for traces.
+    fn name(&self) -> Option<Arc<str>> {
+        self.full
+            .as_ref()
+            .or(self.last.as_ref())
+            .map(|k| Arc::clone(k.name()))
+    }
+}
+
+/// The scratch memory of a thread, at least `len` elements.
+fn scratch(scratch: &[Mutex<Vec<f32>>], thread: usize, len: usize) -> MutexGuard<'_, Vec<f32>> {
+    let mut memory = scratch[thread]
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if memory.len() < len {
+        memory.resize(len, 0.0);
+    }
+    memory
+}
+
+/// Emits the kernels that `steps` need, all at once, and binds them.
+///
+/// # Errors
+/// The step and what is wrong with its sizes.
+pub(crate) fn bind_all(
+    shared: &Shared,
+    binding: &Binding,
+    steps: impl Iterator<Item = usize> + Clone,
+    mut each: impl FnMut(usize, Bound),
+) -> Result<(), (usize, String)> {
+    let wanted = RefCell::new(Vec::new());
+    let sizes = |step, wanted| Sizes {
+        shared,
+        binding,
+        step,
+        wanted,
+    };
+    for step in steps.clone() {
+        bind(&sizes(step, Some(&wanted))).map_err(|m| (step, m))?;
+    }
+    shared.kernels.ensure(&wanted.borrow());
+    for step in steps {
+        each(step, bind(&sizes(step, None)).map_err(|m| (step, m))?);
+    }
+    Ok(())
+}
+
+/// Binds a step of a kind that works on panels.
+fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
+    Ok(match &sizes.shared.program.plan.steps[sizes.step].kind {
+        StepKind::ToPanels => Bound::ToPanels(convert::ToPanels::bind(sizes)?),
+        StepKind::FromPanels => Bound::FromPanels(convert::FromPanels::bind(sizes)?),
+        StepKind::EmbeddingLookup => {
+            Bound::EmbeddingLookup(embedding_lookup::EmbeddingLookup::bind(sizes)?)
+        }
+        StepKind::LayerNorm { epsilon } => {
+            Bound::LayerNorm(layer_norm::LayerNorm::bind(sizes, *epsilon)?)
+        }
+        StepKind::Linear { matrix, activation } => {
+            Bound::Linear(linear::Linear::bind(sizes, *matrix as usize, *activation)?)
+        }
+        StepKind::Attention {
+            num_heads,
+            scale,
+            masked_value,
+        } => {
+            let parameters = (*num_heads as usize, *scale, *masked_value);
+            Bound::Attention(attention::Attention::bind(sizes, parameters)?)
+        }
+        StepKind::Activation { kind } => {
+            Bound::Activation(activation::Activate::bind(sizes, *kind)?)
+        }
+        StepKind::Add => Bound::Add(add::Add::bind(sizes)?),
+        StepKind::Portable { .. } | StepKind::Dims(_) | StepKind::View | StepKind::Broadcast => {
+            return Err("is no step over panels".to_owned());
+        }
+    })
+}
+
+impl Bound {
+    /// Runs the step; every element of `out` that belongs to a token is written.
+    pub(crate) fn run(
+        &self,
+        reads: &Reads<'_>,
+        out: &mut [f32],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        match self {
+            Bound::ToPanels(step) => step.run(reads, out, workers),
+            Bound::FromPanels(step) => step.run(reads, out, workers),
+            Bound::EmbeddingLookup(step) => step.run(reads, out, workers),
+            Bound::LayerNorm(step) => step.run(reads, out, workers),
+            Bound::Linear(step) => step.run(reads, out, workers),
+            Bound::Attention(step) => step.run(reads, out, workers),
+            Bound::Activation(step) => step.run(reads, out, workers),
+            Bound::Add(step) => step.run(reads, out, workers),
+        }
+    }
+
+    /// The name of the emitted kernel, or of the portable form.
+    pub(crate) fn kernel_name(&self) -> Arc<str> {
+        let (name, portable) = match self {
+            Bound::ToPanels(_) => (None, "to_panels"),
+            Bound::FromPanels(_) => (None, "from_panels"),
+            Bound::EmbeddingLookup(_) => (None, "embedding_lookup"),
+            Bound::LayerNorm(step) => (step.kernel_name(), "portable_layer_norm"),
+            Bound::Linear(step) => (step.kernel_name(), "portable_linear"),
+            Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
+            Bound::Activation(step) => (step.kernel_name(), "portable_activation"),
+            Bound::Add(step) => (step.kernel_name(), "portable_add"),
+        };
+        name.unwrap_or_else(|| portable.into())
+    }
+
+    /// Useful floating-point operations: two for each non-zero weight and token, and for each product in attention.
+    pub(crate) fn flops(&self) -> u64 {
+        match self {
+            Bound::Linear(step) => step.flops(),
+            Bound::Attention(step) => step.flops(),
+            Bound::ToPanels(_)
+            | Bound::FromPanels(_)
+            | Bound::EmbeddingLookup(_)
+            | Bound::LayerNorm(_)
+            | Bound::Activation(_)
+            | Bound::Add(_) => 0,
+        }
+    }
+}

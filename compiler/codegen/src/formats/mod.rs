@@ -12,8 +12,11 @@ mod dense;
 mod partition;
 mod reader;
 pub(crate) mod sparse;
+mod unpack;
 
 use lancet_artifact::{RowBlock, WeightFormat};
+
+pub use unpack::unpack_block;
 
 pub(crate) use dense::{ENTRY_BYTES as DENSE_ENTRY_BYTES, TILE as DENSE_TILE};
 

@@ -1,0 +1,453 @@
+//! Executable kernels, and the calls to them.
+//!
+//! A [`Kernel`] is an entry point with the `Arc` of the memory that it lies in. Its methods are safe: each checks the sizes of
+//! what it is given against what the kernel of its kind reads and writes, which is all that a kernel relies on, and packed
+//! weights come as a [`Matrix`], whose bytes were validated when it was made and cannot change afterwards.
+
+use std::sync::Arc;
+
+use lancet_artifact::{KernelSpec, MatrixDesc, RowBlock, WeightFormat};
+use lancet_codegen::formats::{self, FormatError};
+pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+
+use crate::mmap::Bytes;
+
+/// A kernel that can be called.
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    /// `extern "C" fn(args: *const u64)` in the memory that `_memory` owns.
+    entry: *const u8,
+    spec: KernelSpec,
+    name: Arc<str>,
+    _memory: Arc<memory::Memory>,
+}
+
+// SAFETY: the entry point is immutable code, kept alive by `_memory`.
+unsafe impl Send for Kernel {}
+// SAFETY: as above; calling it from several threads at once touches only the operands of each call.
+unsafe impl Sync for Kernel {}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Packed weights that were proved safe to run on.
+#[derive(Clone)]
+pub(crate) struct Matrix {
+    bytes: Arc<Bytes>,
+    /// First byte of the matrix in `bytes`.
+    start: usize,
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    row_blocks: Arc<[RowBlock]>,
+}
+
+impl Matrix {
+    /// Validates a packed matrix. `bytes` from `weights_start` is the weights section that `desc` was checked against.
+    pub(crate) fn new(
+        bytes: &Arc<Bytes>,
+        weights_start: usize,
+        desc: &MatrixDesc,
+    ) -> Result<Matrix, FormatError> {
+        let (n, k) = (desc.n as usize, desc.k as usize);
+        let start = weights_start + desc.offset as usize;
+        let packed = &bytes.as_slice()[start..start + desc.len as usize];
+        formats::validate(desc.format, n, k, &desc.row_blocks, packed)?;
+        Ok(Matrix {
+            bytes: Arc::clone(bytes),
+            start,
+            format: desc.format,
+            n,
+            k,
+            row_blocks: desc.row_blocks.as_slice().into(),
+        })
+    }
+
+    /// Number of outputs.
+    pub(crate) fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Number of inputs.
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// How the weights are stored.
+    pub(crate) fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// The parts of the work.
+    pub(crate) fn row_blocks(&self) -> &[RowBlock] {
+        &self.row_blocks
+    }
+
+    /// The bytes of a row block.
+    pub(crate) fn block(&self, i: usize) -> &[u8] {
+        let block = &self.row_blocks[i];
+        let start = self.start + block.offset as usize;
+        &self.bytes.as_slice()[start..start + block.len as usize]
+    }
+}
+
+impl Kernel {
+    /// The kernel's name.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Calls the entry point.
+    ///
+    /// # Safety
+    /// `args` are what the kernel's documentation asks for: as many, with every address valid for what it reads or writes
+    /// there, and nothing that it writes is accessed by anyone else meanwhile.
+    unsafe fn call(&self, args: &[u64]) {
+        // SAFETY: `entry` is the start of a finished function of this signature (set in `compile` only), and its memory is
+        // alive because `_memory` is.
+        unsafe {
+            let entry: extern "C" fn(*const u64) = std::mem::transmute(self.entry);
+            entry(args.as_ptr());
+        }
+    }
+
+    /// One row block times one panel: `y = w x + bias`.
+    ///
+    /// `x` is `[k][panel]`, `y` and `bias` have the rows of the block.
+    ///
+    /// # Panics
+    /// If the sizes or the matrix are not those of this kernel.
+    pub(crate) fn matmul(
+        &self,
+        matrix: &Matrix,
+        block: usize,
+        x: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+    ) {
+        let KernelSpec::Matmul { format, panel, .. } = self.spec else {
+            panic!("{} is not a matrix kernel", self.name);
+        };
+        let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
+        assert!(
+            format == matrix.format
+                && x.len() >= matrix.k * panel
+                && y.len() >= n_rows * panel
+                && bias.len() >= n_rows,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            matrix.block(block).as_ptr() as u64,
+            x.as_ptr() as u64,
+            y.as_mut_ptr() as u64,
+            bias.as_ptr() as u64,
+        ];
+        // SAFETY: the block was validated for this format and `k` (`Matrix::new`), so every address that the kernel forms
+        // lies in the block, in `k` rows of x, or in the block's rows of y and bias, whose lengths were just checked.
+        unsafe { self.call(&args) }
+    }
+
+    /// `y = activation(y) + residual` over rows of one panel.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn epilogue(&self, residual: Option<&[f32]>, y: &mut [f32]) {
+        let KernelSpec::Epilogue {
+            residual: wanted,
+            panel,
+            ..
+        } = self.spec
+        else {
+            panic!("{} is not an epilogue", self.name);
+        };
+        assert!(
+            wanted == residual.is_some() && residual.is_none_or(|r| r.len() >= y.len()),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let rows = y.len() / panel as usize;
+        let residual = residual.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        let args = [y.as_mut_ptr() as u64, residual as u64, rows as u64];
+        // SAFETY: the kernel accesses `rows` rows of `panel` floats of y and, if it has one, of the residual; both are at
+        // least that long.
+        unsafe { self.call(&args) }
+    }
+
+    /// `y = x + z` over rows of one panel.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn add(&self, x: &[f32], z: &[f32], y: &mut [f32]) {
+        let KernelSpec::Add { panel, .. } = self.spec else {
+            panic!("{} is not an addition", self.name);
+        };
+        assert!(
+            x.len() >= y.len() && z.len() >= y.len(),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let rows = y.len() / panel as usize;
+        let args = [
+            x.as_ptr() as u64,
+            z.as_ptr() as u64,
+            rows as u64,
+            y.as_mut_ptr() as u64,
+        ];
+        // SAFETY: the kernel accesses `rows` rows of `panel` floats of x, z and y, and all are at least that long.
+        unsafe { self.call(&args) }
+    }
+
+    /// Layer norm over the features of one panel.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn layer_norm(
+        &self,
+        x: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        epsilon: f32,
+        y: &mut [f32],
+    ) {
+        let KernelSpec::LayerNorm { panel, .. } = self.spec else {
+            panic!("{} is not a layer norm", self.name);
+        };
+        let k = gamma.len();
+        assert!(
+            x.len() >= k * panel as usize && y.len() >= k * panel as usize && beta.len() >= k,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let parameters = [1.0 / k as f32, epsilon];
+        let args = [
+            x.as_ptr() as u64,
+            y.as_mut_ptr() as u64,
+            gamma.as_ptr() as u64,
+            beta.as_ptr() as u64,
+            k as u64,
+            parameters.as_ptr() as u64,
+        ];
+        // SAFETY: the kernel reads `k` rows of `panel` floats of x, `k` floats of gamma and beta and two parameters, and
+        // writes `k` rows of y; all are at least that long.
+        unsafe { self.call(&args) }
+    }
+
+    /// `c[i][t] = sum_j a[i * row + j * step] b[j][t]` for at least `n` rows i, `k` steps j and a tile of queries t.
+    ///
+    /// # Panics
+    /// If an operand is shorter than the kernel reads or writes: rows go up to a multiple of [`ROWS`].
+    pub(crate) fn attention_product(
+        &self,
+        a: &[f32],
+        [row, step]: [usize; 2],
+        b: &[f32],
+        k: usize,
+        n: usize,
+        c: &mut [f32],
+    ) {
+        assert!(
+            matches!(self.spec, KernelSpec::AttentionProduct),
+            "{} is not a product of attention",
+            self.name
+        );
+        let tiles = n.div_ceil(ROWS);
+        if tiles == 0 {
+            return;
+        }
+        let last = (tiles * ROWS - 1) * row + k.saturating_sub(1) * step;
+        assert!(
+            (k == 0 || last < a.len())
+                && b.len() >= k * QUERIES
+                && c.len() >= tiles * ROWS * QUERIES,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            a.as_ptr() as u64,
+            b.as_ptr() as u64,
+            c.as_mut_ptr() as u64,
+            k as u64,
+            (row * 4) as u64,
+            (step * 4) as u64,
+            (QUERIES * 4) as u64,
+            tiles as u64,
+        ];
+        // SAFETY: the last element of a that the kernel reads is `last`, of b it reads `k` rows and of c it writes
+        // `tiles * ROWS` rows of `QUERIES` floats; all were just checked.
+        unsafe { self.call(&args) }
+    }
+
+    /// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`.
+    ///
+    /// # Panics
+    /// If there is no key or the sizes are not those of one tile.
+    pub(crate) fn attention_softmax(
+        &self,
+        s: &mut [f32],
+        mask: &[f32],
+        scale: f32,
+        sums: &mut [f32; QUERIES],
+    ) {
+        assert!(
+            matches!(self.spec, KernelSpec::AttentionSoftmax),
+            "{} is not a softmax",
+            self.name
+        );
+        let keys = s.len() / QUERIES;
+        assert!(
+            keys > 0 && mask.len() >= keys,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            s.as_mut_ptr() as u64,
+            keys as u64,
+            mask.as_ptr() as u64,
+            (&raw const scale) as u64,
+            sums.as_mut_ptr() as u64,
+        ];
+        // SAFETY: the kernel accesses `keys` rows of `QUERIES` scores, `keys` floats of the mask, the scale and `QUERIES` sums.
+        unsafe { self.call(&args) }
+    }
+}
+
+#[cfg(feature = "jit")]
+mod memory {
+    //! Where the code lies.
+
+    use std::collections::HashMap;
+    use std::mem::ManuallyDrop;
+    use std::sync::Arc;
+
+    use cranelift_codegen::settings::{self, Configurable};
+    use cranelift_jit::{JITBuilder, JITModule};
+    use cranelift_module::{Linkage, Module, default_libcall_names};
+    use lancet_artifact::KernelSpec;
+    use lancet_codegen::{Code, CpuFeatures, Kernel as Emitted};
+
+    use super::Kernel;
+
+    /// A finished module. Nothing uses it any more but its memory.
+    pub(super) struct Memory(ManuallyDrop<JITModule>);
+
+    // SAFETY: the module is not accessed after it was finished, except to free its memory when the last owner drops it.
+    unsafe impl Sync for Memory {}
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: the module is taken once, here. Every kernel in it holds an `Arc` of this value, so none is left, and
+            // none runs.
+            unsafe { ManuallyDrop::take(&mut self.0).free_memory() }
+        }
+    }
+
+    /// Emits kernels for this CPU and makes them executable, all in one module.
+    ///
+    /// # Errors
+    /// What went wrong, as text, if one of the kernels cannot be emitted here.
+    pub(crate) fn compile(
+        specs: &[KernelSpec],
+        features: &CpuFeatures,
+    ) -> Result<HashMap<KernelSpec, Kernel>, String> {
+        let kernels: Vec<Emitted> = specs
+            .iter()
+            .map(|spec| lancet_codegen::emit(spec, features).map_err(|e| e.to_string()))
+            .collect::<Result<_, _>>()?;
+        let mut flags = settings::builder();
+        for (name, value) in [
+            ("opt_level", "none"),
+            (
+                "enable_verifier",
+                if cfg!(debug_assertions) {
+                    "true"
+                } else {
+                    "false"
+                },
+            ),
+            ("is_pic", "false"),
+            ("use_colocated_libcalls", "false"),
+        ] {
+            flags.set(name, value).map_err(|e| e.to_string())?;
+        }
+        let isa = cranelift_native::builder()?
+            .finish(settings::Flags::new(flags))
+            .map_err(|e| e.to_string())?;
+        let mut module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
+        let mut ids = Vec::with_capacity(kernels.len());
+        for (i, kernel) in kernels.iter().enumerate() {
+            let name = format!("{}.{i}", kernel.name);
+            let id = match &kernel.code {
+                Code::Bytes(bytes) => {
+                    let mut signature = module.make_signature();
+                    let pointer = module.target_config().pointer_type();
+                    signature
+                        .params
+                        .push(cranelift_codegen::ir::AbiParam::new(pointer));
+                    let id = module
+                        .declare_function(&name, Linkage::Export, &signature)
+                        .map_err(|e| e.to_string())?;
+                    module
+                        .define_function_bytes(id, 64, bytes, &[])
+                        .map_err(|e| e.to_string())?;
+                    id
+                }
+                Code::Clif(function) => {
+                    let id = module
+                        .declare_function(&name, Linkage::Export, &function.signature)
+                        .map_err(|e| e.to_string())?;
+                    let mut context =
+                        cranelift_codegen::Context::for_function((**function).clone());
+                    module
+                        .define_function(id, &mut context)
+                        .map_err(|e| format!("{name}: {e:?}"))?;
+                    id
+                }
+            };
+            ids.push(id);
+        }
+        module.finalize_definitions().map_err(|e| e.to_string())?;
+        let entries: Vec<*const u8> = ids
+            .iter()
+            .map(|&id| module.get_finalized_function(id))
+            .collect();
+        let memory = Arc::new(Memory(ManuallyDrop::new(module)));
+        Ok(kernels
+            .into_iter()
+            .zip(entries)
+            .map(|(kernel, entry)| {
+                let compiled = Kernel {
+                    entry,
+                    spec: kernel.spec.clone(),
+                    name: kernel.name.into(),
+                    _memory: Arc::clone(&memory),
+                };
+                (kernel.spec, compiled)
+            })
+            .collect())
+    }
+}
+
+#[cfg(not(feature = "jit"))]
+mod memory {
+    //! Without the feature there is no code, and no kernel is ever made.
+
+    use std::collections::HashMap;
+
+    use lancet_artifact::KernelSpec;
+    use lancet_codegen::CpuFeatures;
+
+    pub(super) enum Memory {}
+
+    pub(crate) fn compile(
+        _: &[KernelSpec],
+        _: &CpuFeatures,
+    ) -> Result<HashMap<KernelSpec, super::Kernel>, String> {
+        Err("built without the `jit` feature".to_owned())
+    }
+}
+
+pub(crate) use memory::compile;

@@ -1,0 +1,82 @@
+//! The kernels of a model: emitted when sizes first ask for them, then shared by all its sessions.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use lancet_artifact::KernelSpec;
+use lancet_codegen::CpuFeatures;
+
+use crate::cpu;
+use crate::jit::{Kernel, compile};
+
+/// Kernels by what they are specialised on.
+pub(crate) struct KernelCache {
+    /// `None` where every step runs its portable form.
+    features: Option<CpuFeatures>,
+    /// A kernel that could not be emitted is `None`; its steps run their portable form.
+    compiled: Mutex<HashMap<KernelSpec, Option<Kernel>>>,
+}
+
+/// Whether steps run emitted kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Where this CPU has them.
+    #[default]
+    Emitted,
+    /// Never: every step runs its portable form, for comparison.
+    Portable,
+}
+
+impl KernelCache {
+    /// A cache without kernels yet.
+    pub(crate) fn new(kernels: Kernels) -> KernelCache {
+        KernelCache {
+            features: match kernels {
+                Kernels::Emitted => cpu::features(),
+                Kernels::Portable => None,
+            },
+            compiled: Mutex::default(),
+        }
+    }
+
+    /// Emits those of `specs` that are not there yet, in one module.
+    pub(crate) fn ensure(&self, specs: &[KernelSpec]) {
+        let Some(features) = &self.features else {
+            return;
+        };
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing: Vec<KernelSpec> = specs
+            .iter()
+            .filter(|s| !compiled.contains_key(s))
+            .cloned()
+            .collect();
+        missing.sort();
+        missing.dedup();
+        if missing.is_empty() {
+            return;
+        }
+        let _span = tracing::debug_span!("emit", n_kernels = missing.len()).entered();
+        match compile(&missing, features) {
+            Ok(kernels) => compiled.extend(kernels.into_iter().map(|(s, k)| (s, Some(k)))),
+            Err(_) => {
+                // One by one, so that a kernel that does not exist here costs only its own steps.
+                for spec in missing {
+                    let kernel = match compile(std::slice::from_ref(&spec), features) {
+                        Ok(mut kernels) => kernels.remove(&spec),
+                        Err(error) => {
+                            tracing::debug!(?spec, %error, "no kernel");
+                            None
+                        }
+                    };
+                    compiled.insert(spec, kernel);
+                }
+            }
+        }
+    }
+
+    /// The kernel of `spec` if it was emitted.
+    pub(crate) fn get(&self, spec: &KernelSpec) -> Option<Kernel> {
+        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.get(spec).cloned().flatten()
+    }
+}

@@ -1,0 +1,100 @@
+//! Elementwise functions, alone or behind a linear layer.
+
+use std::sync::Arc;
+
+use lancet_artifact::{Activation, KernelSpec};
+use lancet_ops::{Attribute, Attributes, DataView, Operator, TensorView, evaluate};
+
+use crate::panels::PanelShape;
+use crate::pool::Parts;
+use crate::session::Reads;
+use crate::steps::{Failure, PanelKernels, Sizes, Workers};
+
+pub(crate) struct Activate {
+    x: usize,
+    kind: Activation,
+    shape: PanelShape,
+    parts: Parts,
+    kernels: PanelKernels,
+}
+
+impl Activate {
+    pub(super) fn bind(sizes: &Sizes<'_>, kind: Activation) -> Result<Activate, String> {
+        let shape = sizes.panels_like_output(0)?;
+        Ok(Activate {
+            x: sizes.required(0),
+            kind,
+            shape,
+            parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
+            kernels: sizes.kernels(shape, |panel, lanes| epilogue(kind, false, panel, lanes)),
+        })
+    }
+
+    pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
+        self.kernels.name()
+    }
+
+    pub(super) fn run(
+        &self,
+        reads: &Reads<'_>,
+        out: &mut [f32],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        let x = reads.panels(self.x);
+        workers.team.for_each_part(&self.parts, out, |p, _, y| {
+            y.copy_from_slice(&x[self.shape.panel(p)]);
+            match self.kernels.get(p) {
+                Some(kernel) => kernel.epilogue(None, y),
+                None => portable(self.kind, y),
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// What the epilogue kernel of these panels is specialised on.
+pub(super) fn epilogue(
+    activation: Activation,
+    residual: bool,
+    panel: u32,
+    lanes: u32,
+) -> KernelSpec {
+    KernelSpec::Epilogue {
+        activation,
+        residual,
+        panel,
+        lanes,
+    }
+}
+
+/// Applies `kind` in place, by the operators that define it.
+pub(super) fn portable(kind: Activation, y: &mut [f32]) {
+    let (operator, attributes) = match kind {
+        Activation::None => return,
+        Activation::Relu => (Operator::Relu, Attributes::new()),
+        Activation::Gelu => (Operator::Gelu, Attributes::new()),
+        Activation::GeluTanh => {
+            let tanh = Attribute::Str("tanh".to_owned());
+            (Operator::Gelu, Attributes::new().with("approximate", tanh))
+        }
+        Activation::Tanh => (Operator::Tanh, Attributes::new()),
+        Activation::Sigmoid | Activation::Silu => (Operator::Sigmoid, Attributes::new()),
+        Activation::QuickGelu => {
+            let alpha = Attribute::Float(1.702);
+            (
+                Operator::MsQuickGelu,
+                Attributes::new().with("alpha", alpha),
+            )
+        }
+    };
+    let shape = [y.len()];
+    let view = TensorView::new(&shape, DataView::F32(y)).expect("the shape is the length");
+    let result = evaluate(operator, &attributes, &[Some(view)], 1)
+        .expect("an elementwise operator takes any tensor");
+    let values = result[0]
+        .as_slice::<f32>()
+        .expect("an elementwise operator keeps the type");
+    for (y, &v) in y.iter_mut().zip(values) {
+        *y = if kind == Activation::Silu { *y * v } else { v };
+    }
+}

@@ -1,0 +1,155 @@
+//! Sums of rows of embedding tables, gathered straight into token panels.
+
+use lancet_ops::{DataView, TensorView};
+
+use crate::panels::PanelShape;
+use crate::pool::Parts;
+use crate::session::Reads;
+use crate::steps::convert::transpose;
+use crate::steps::{Failure, Sizes, Workers, scratch};
+
+/// `y[t] = sum_i table_i[ids_i[t]]`, ids broadcast to the tokens.
+pub(crate) struct EmbeddingLookup {
+    lookups: Vec<Lookup>,
+    shape: PanelShape,
+    /// Dimensions of the tokens.
+    leading: Vec<usize>,
+    parts: Parts,
+}
+
+struct Lookup {
+    ids: usize,
+    table: usize,
+    n_rows: usize,
+    /// Elements of the ids from one index of each leading dimension to the next; 0 where they are repeated.
+    strides: Vec<usize>,
+}
+
+impl EmbeddingLookup {
+    pub(super) fn bind(sizes: &Sizes<'_>) -> Result<EmbeddingLookup, String> {
+        let out = sizes.output();
+        let shape = sizes.panels(out);
+        let leading = sizes
+            .shape(out)
+            .split_last()
+            .map_or(&[][..], |(_, rest)| rest)
+            .to_vec();
+        let lookups = (0..sizes.n_inputs())
+            .step_by(2)
+            .map(|i| {
+                let (ids, table) = (sizes.required(i), sizes.required(i + 1));
+                Ok(Lookup {
+                    ids,
+                    table,
+                    n_rows: sizes.shape(table)[0],
+                    strides: broadcast_strides(sizes.shape(ids), &leading)?,
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        Ok(EmbeddingLookup {
+            lookups,
+            shape,
+            leading,
+            parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
+        })
+    }
+
+    pub(super) fn run(
+        &self,
+        reads: &Reads<'_>,
+        out: &mut [f32],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        for (i, lookup) in self.lookups.iter().enumerate() {
+            let ids = reads.view(lookup.ids);
+            let bad = (0..ids.len())
+                .map(|j| id(&ids, j))
+                .find(|&id| lookup.row(id).is_none());
+            if let Some(bad) = bad {
+                return Err(Failure::Message(format!(
+                    "embedding index {bad} of lookup {i} is outside a table of {} rows",
+                    lookup.n_rows
+                )));
+            }
+        }
+        let k = self.shape.features;
+        let memory = workers.scratch;
+        workers
+            .team
+            .for_each_part(&self.parts, out, |p, thread, panel| {
+                let first = p * self.shape.width;
+                let tokens = self.shape.tokens_in(p);
+                let mut sums = scratch(memory, thread, tokens * k);
+                for (i, lookup) in self.lookups.iter().enumerate() {
+                    let (ids, table) = (reads.view(lookup.ids), reads.f32(lookup.table));
+                    for (t, sums) in sums[..tokens * k].chunks_exact_mut(k.max(1)).enumerate() {
+                        let id = id(&ids, lookup.position(first + t, &self.leading));
+                        let row = lookup.row(id).expect("every index was checked above") * k;
+                        let row = &table[row..row + k];
+                        if i == 0 {
+                            sums.copy_from_slice(row);
+                        } else {
+                            sums.iter_mut().zip(row).for_each(|(s, r)| *s += r);
+                        }
+                    }
+                }
+                transpose(
+                    &sums[..tokens * k],
+                    tokens,
+                    self.shape.stride(p),
+                    panel,
+                    |y, x| *y = x,
+                );
+            })?;
+        Ok(())
+    }
+}
+
+impl Lookup {
+    /// The row of an id; negative ones count from the end.
+    fn row(&self, id: i64) -> Option<usize> {
+        let n = i64::try_from(self.n_rows).ok()?;
+        let row = if id < 0 { id + n } else { id };
+        usize::try_from(row).ok().filter(|&r| r < self.n_rows)
+    }
+
+    /// Where the ids have the one of token `t`.
+    fn position(&self, t: usize, leading: &[usize]) -> usize {
+        let (mut rest, mut at) = (t, 0);
+        for (&size, &stride) in leading.iter().zip(&self.strides).rev() {
+            at += rest % size * stride;
+            rest /= size;
+        }
+        at
+    }
+}
+
+fn id(ids: &TensorView<'_>, i: usize) -> i64 {
+    match ids.data() {
+        DataView::I64(v) => v[i],
+        DataView::I32(v) => i64::from(v[i]),
+        _ => unreachable!("the check of the step lets only i32 and i64 in"),
+    }
+}
+
+/// Elements from one index of each dimension of `to` to the next in a tensor of shape `from`, 0 where it is repeated.
+pub(super) fn broadcast_strides(from: &[usize], to: &[usize]) -> Result<Vec<usize>, String> {
+    let leading = to.len().checked_sub(from.len());
+    let fits = leading.is_some_and(|leading| {
+        from.iter()
+            .zip(&to[leading..])
+            .all(|(&f, &t)| f == t || f == 1)
+    });
+    if !fits {
+        return Err(format!("cannot broadcast shape {from:?} to {to:?}"));
+    }
+    let mut strides = vec![0; to.len()];
+    let mut stride = 1;
+    for (i, &size) in from.iter().enumerate().rev() {
+        if size != 1 {
+            strides[to.len() - from.len() + i] = stride;
+        }
+        stride *= size;
+    }
+    Ok(strides)
+}
