@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, Value};
-use lancet_ops::{Attributes, DType, Operator, Tensor};
+use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
 use crate::PassError;
+use crate::analysis::padding::padding_mask;
 use crate::heads::view;
 use crate::matcher::{binary, is_dtype, peel, scalar};
 use crate::polynomial::{number, scaled};
@@ -200,7 +201,7 @@ fn without_mask(
     let Some(depth) = depth.checked_sub(1) else {
         return Ok((None, vec![value]));
     };
-    if let Some(mask) = key_mask(graph, value, shape) {
+    if let Some(mask) = key_mask(graph, value, shape)? {
         return Ok((Some(mask), Vec::new()));
     }
     if let Some((a, b)) = binary(graph, value, Operator::Add) {
@@ -223,7 +224,7 @@ fn without_mask(
                 continue;
             };
             let selected = select(graph, condition, when, fill)?;
-            if let Some(mask) = key_mask(graph, selected, shape) {
+            if let Some(mask) = key_mask(graph, selected, shape)? {
                 return Ok((Some(mask), vec![x]));
             }
         }
@@ -231,10 +232,32 @@ fn without_mask(
     Ok((None, vec![value]))
 }
 
-/// The key-padding mask that a bias stands for.
-fn key_mask(graph: &Graph, bias: Value, shape: &[Dim; 4]) -> Option<Mask> {
-    let _ = (graph, bias, shape);
-    None
+/// The key-padding mask that a bias stands for, as a boolean or integer `[batch, keys]`.
+fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<Mask>, PassError> {
+    let Some(found) = padding_mask(graph, bias) else {
+        return Ok(None);
+    };
+    let [batch, _, _, keys] = shape;
+    let one = Dim::fixed(1);
+    let own = graph.shape(found.mask);
+    let fits = match own {
+        [first, between @ .., last] => {
+            first == batch && last == keys && between.iter().all(|d| *d == one)
+        }
+        _ => false,
+    };
+    if !fits {
+        return Ok(None);
+    }
+    let mut value = view(graph, found.mask, vec![batch.clone(), keys.clone()])?;
+    if graph.ty(value).dtype.is_float() {
+        let to = Attributes::new().with("to", Attribute::Str("bool".to_owned()));
+        value = graph.apply(Operator::Cast, to, &[value])?;
+    }
+    Ok(Some(Mask {
+        value,
+        masked_value: found.masked_value,
+    }))
 }
 
 /// A term under a shape that broadcasts to `shape`, with its factor; or why there is none.

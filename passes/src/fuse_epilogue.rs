@@ -78,13 +78,9 @@ impl Pass for FuseEpilogue {
             let name = graph.node_name(m.linear).to_owned();
             let fused = graph.add(Op::Apply(Operator::Linear, attributes), &operands)?;
             graph.set_node_name(fused, &name);
-            let residual = if m.residual.is_some() {
-                " and a residual"
-            } else {
-                ""
-            };
-            let activation = m.activation.unwrap_or("no activation");
-            cx.applied(graph, fused, format!("fused {activation}{residual}"));
+            let residual = m.residual.map(|_| "a residual");
+            let parts: Vec<&str> = m.activation.into_iter().chain(residual).collect();
+            cx.applied(graph, fused, format!("fused {}", parts.join(" and ")));
             rewrites.replace(graph, m.root, result(fused))?;
         }
         Ok(rewrites.changed())

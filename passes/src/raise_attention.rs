@@ -39,7 +39,7 @@
 //!
 //! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; the probabilities used by the product with the values
 //! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
-//! -1e30, or -1e4 where the mask is of keys alone. Otherwise the pass declines with a remark.
+//! -1e30, or -1e4 where the mask is of keys alone. A mask that the graph multiplies with is taken to be 0 or 1. Otherwise the pass declines with a remark.
 //!
 //! Numeric effect: reassociates. A masked score is `score + masked_value` where the graph may have said `masked_value`; they
 //! differ only for a query all of whose keys are masked. Such a query has no defined result where a guard was dropped; a
@@ -227,8 +227,8 @@ fn raise(
     if [&of_q, &of_k, &of_v].iter().any(|s| s.joined().is_none()) {
         return Ok(Err("the size of joined heads overflows".to_owned()));
     }
-    let token_major = axes(rank, [Role::Token, Role::Feature]);
-    let feature_major = axes(rank, [Role::Feature, Role::Token]);
+    let token_major = axes(rank, n_heads, [Role::Token, Role::Feature]);
+    let feature_major = axes(rank, n_heads, [Role::Feature, Role::Token]);
     let q = join(graph, q4, token_major.clone(), &of_q, Scaling::Pass);
     let k = join(graph, k4, feature_major, &of_k, Scaling::Pass);
     let v = join(graph, v4, token_major.clone(), &of_v, Scaling::Stop);
@@ -279,7 +279,7 @@ fn raise(
     cx.applied(
         graph,
         m.softmax,
-        format!("raised to attention of {n_heads} heads with {with}"),
+        format!("raised to attention with num_heads = {n_heads}, {with}"),
     );
     let of_output = Sizes {
         tokens: of_q.tokens,
@@ -289,14 +289,20 @@ fn raise(
     Ok(Ok(()))
 }
 
-/// Axes of a value `[batch, heads, a, b]` or `[batch · heads, a, b]`.
-fn axes(rank: usize, [a, b]: [Role; 2]) -> Axes {
-    let mut axes = match rank {
+/// Axes of a value `[batch, heads, a, b]` or `[batch · heads, a, b]`. A single head that is no axis goes with the features.
+fn axes(rank: usize, n_heads: i64, last: [Role; 2]) -> Axes {
+    if rank == 3 && n_heads == 1 {
+        let with_head = last.map(|role| match role {
+            Role::Feature => vec![Role::Head, Role::Feature],
+            other => vec![other],
+        });
+        return [vec![vec![Role::Batch]], with_head.to_vec()].concat();
+    }
+    let leading = match rank {
         4 => vec![vec![Role::Batch], vec![Role::Head]],
         _ => vec![vec![Role::Batch, Role::Head]],
     };
-    axes.extend([vec![a], vec![b]]);
-    axes
+    [leading, last.map(|role| vec![role]).to_vec()].concat()
 }
 
 /// Batch and heads that the first axis of a value of rank 3 was made of.
