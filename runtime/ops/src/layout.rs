@@ -200,7 +200,7 @@ pub(crate) fn zip_broadcast<A: Copy, B: Copy, R>(
     if out.contains(&0) {
         return Vec::new();
     }
-    if a_shape == b_shape {
+    if a_shape == b_shape && a_shape == out {
         return a.iter().zip(b).map(|(&x, &y)| f(x, y)).collect();
     }
     let (sa, sb) = (

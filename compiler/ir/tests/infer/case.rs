@@ -123,3 +123,13 @@ pub(crate) fn along_axis(r: &mut Random, dtypes: &[DType]) -> Case {
     let axis = r.axis(shape.len());
     Case::new(vec![r.tensor(dtype, &shape)]).int("axis", axis)
 }
+
+/// A condition and two values of one type that broadcast together.
+pub(crate) fn where_case(r: &mut Random) -> Case {
+    let (dtype, shape) = (*r.pick(&ANY), r.shape(0, 3));
+    let operands = [DType::Bool, dtype, dtype].map(|dtype| {
+        let s = r.narrowed(&shape);
+        r.tensor(dtype, &s)
+    });
+    Case::new(operands.into()).sizes()
+}

@@ -97,12 +97,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         }
         O::Min | O::Max => variadic(r, &NUMBERS).sizes(),
         O::Sum | O::Mean => variadic(r, &FLOATS),
-        O::Where => {
-            let mut case = binary(r, &ANY);
-            let shape = r.shape(0, 1);
-            case.operands.insert(0, Some(r.tensor(DType::Bool, &shape)));
-            case.sizes()
-        }
+        O::Where => where_case(r),
         O::Clip => clip(r),
         O::Dropout => {
             let n = 1 + r.below(2);
