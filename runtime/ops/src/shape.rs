@@ -323,8 +323,10 @@ fn bounds(
             let start = start.clamp(0, d);
             (start, end.clamp(0, d) - start)
         }
+        _ if d == 0 => (0, 0),
+        // ONNX clamps the start to a place, where Python allows the one before the first.
         _ => {
-            let start = start.clamp(-1, d - 1);
+            let start = start.clamp(0, d - 1);
             (start, start - end.clamp(-1, d - 1))
         }
     };
