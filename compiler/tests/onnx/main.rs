@@ -5,6 +5,7 @@ mod external;
 mod hostile;
 mod model;
 mod rules;
+mod suite;
 mod tensors;
 
 use lancet::onnx::{ImportErrors, ImportOptions, import_bytes};
