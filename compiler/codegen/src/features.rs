@@ -67,9 +67,9 @@ impl CpuFeatures {
 
     /// The widest vector, in f32 lanes, that divides `lanes` (a multiple of 4).
     pub const fn vl(&self, lanes: usize) -> usize {
-        if !self.wide() || lanes % 8 != 0 {
+        if !self.wide() || !lanes.is_multiple_of(8) {
             4
-        } else if self.avx512f && !self.prefer_256 && lanes % 16 == 0 {
+        } else if self.avx512f && !self.prefer_256 && lanes.is_multiple_of(16) {
             16
         } else {
             8

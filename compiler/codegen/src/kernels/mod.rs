@@ -14,7 +14,10 @@ use crate::kir::{Program, Scale};
 use crate::{CpuFeatures, EmitError, KernelSpec};
 
 /// Writes the program of `spec`, at the vector width that suits the CPU.
-pub(crate) fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitError> {
+///
+/// # Errors
+/// [`EmitError::Spec`] if no kernel has these parameters.
+pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitError> {
     let error = |reason| EmitError::Spec {
         spec: Box::new(spec.clone()),
         reason,
@@ -106,7 +109,7 @@ impl Tile {
         if !matches!(panel, 8 | 16 | 32) {
             return Err("panels have 8, 16 or 32 tokens");
         }
-        if lanes == 0 || lanes % 8 != 0 || lanes > panel {
+        if lanes == 0 || !lanes.is_multiple_of(8) || lanes > panel {
             return Err("lanes are a multiple of 8 within the panel");
         }
         let lanes = lanes as usize;

@@ -75,7 +75,7 @@ impl Emitter<'_> {
             self.asm.push(Instruction::with1(Code::Push_r64, r)?);
         }
         let saved_xmm = if win64 {
-            6..self.program.n_vectors.min(16).max(6)
+            6..self.program.n_vectors.clamp(6, 16)
         } else {
             0..0
         };

@@ -1,0 +1,133 @@
+//! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
+
+use lancet_artifact::Activation;
+use lancet_codegen::{
+    CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble, emit, kernels,
+};
+
+const FORMATS: [WeightFormat; 4] = [
+    WeightFormat::Dense,
+    WeightFormat::Unstructured,
+    WeightFormat::Bsr { r: 4, c: 1 },
+    WeightFormat::Bsr { r: 1, c: 4 },
+];
+
+/// One spec of each kind, on a panel of `panel` tokens.
+fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
+    let mut specs: Vec<KernelSpec> = FORMATS
+        .into_iter()
+        .map(|format| KernelSpec::Matmul {
+            format,
+            panel,
+            lanes,
+        })
+        .collect();
+    specs.extend([
+        KernelSpec::Epilogue {
+            activation: Activation::Gelu,
+            residual: true,
+            panel,
+            lanes,
+        },
+        KernelSpec::Add { panel, lanes },
+        KernelSpec::LayerNorm { panel, lanes },
+        KernelSpec::AttentionProduct,
+        KernelSpec::AttentionSoftmax,
+    ]);
+    specs
+}
+
+#[test]
+fn kernel_ir() {
+    for spec in specs(16, 16) {
+        let program = kernels::build(&spec, &CpuFeatures::avx2()).expect("a kernel for every kind");
+        insta::assert_snapshot!(program.name.clone(), program);
+    }
+}
+
+#[test]
+fn cranelift_ir() {
+    for spec in specs(8, 8) {
+        let kernel =
+            emit(&spec, &CpuFeatures::baseline(Isa::Aarch64)).expect("a kernel for every kind");
+        assert!(matches!(kernel.code, Code::Clif(_)));
+        insta::assert_snapshot!(format!("clif_{}", kernel.name), disassemble(&kernel));
+    }
+}
+
+#[test]
+fn machine_code() {
+    for (name, features) in [
+        ("ymm", CpuFeatures::avx2()),
+        ("zmm", CpuFeatures::avx512()),
+        (
+            "win64",
+            CpuFeatures {
+                convention: CallingConvention::Win64,
+                ..CpuFeatures::avx2()
+            },
+        ),
+    ] {
+        let spec = KernelSpec::Matmul {
+            format: WeightFormat::Dense,
+            panel: 16,
+            lanes: 16,
+        };
+        let kernel = emit(&spec, &features).expect("a kernel for every width");
+        insta::assert_snapshot!(format!("x64_{name}"), disassemble(&kernel));
+    }
+}
+
+/// Every kernel exists for every tile on every target, and equal inputs give equal bytes.
+#[test]
+fn every_target() {
+    let riscv = CpuFeatures {
+        riscv_v: true,
+        ..CpuFeatures::baseline(Isa::Riscv64)
+    };
+    let targets = [
+        CpuFeatures::avx2(),
+        CpuFeatures::avx512(),
+        CpuFeatures {
+            prefer_256: true,
+            ..CpuFeatures::avx512()
+        },
+        CpuFeatures {
+            convention: CallingConvention::Win64,
+            ..CpuFeatures::avx512()
+        },
+        CpuFeatures::baseline(Isa::X64),
+        CpuFeatures::baseline(Isa::Aarch64),
+        riscv,
+    ];
+    for features in targets {
+        for (panel, lanes) in [
+            (8, 8),
+            (16, 8),
+            (16, 16),
+            (32, 8),
+            (32, 16),
+            (32, 24),
+            (32, 32),
+        ] {
+            for spec in specs(panel, lanes) {
+                let kernel =
+                    emit(&spec, &features).unwrap_or_else(|e| panic!("{spec:?} {features:?}: {e}"));
+                match (
+                    kernel.code,
+                    emit(&spec, &features).expect("emitted above").code,
+                ) {
+                    (Code::Bytes(a), Code::Bytes(b)) => assert!(a == b && features.wide()),
+                    (Code::Clif(a), Code::Clif(b)) => {
+                        assert_eq!(a.display().to_string(), b.display().to_string())
+                    }
+                    _ => panic!("{spec:?} changed emitters"),
+                }
+            }
+        }
+    }
+    assert!(emit(&specs(8, 8)[0], &CpuFeatures::baseline(Isa::Riscv64)).is_err());
+    for (panel, lanes) in [(12, 8), (8, 16), (16, 4), (32, 0)] {
+        assert!(emit(&specs(panel, lanes)[0], &CpuFeatures::avx2()).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Speed of the matrix kernels as a share of what the core does right now.
+//!
+//! The clock of a virtual machine moves, so every sample is taken between two runs of a register-only FMA loop and counts
+//! only if both agree; the figure is the median of `2 * non-zeros * tokens / time / peak`.
+//!
+//! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [filter]...`; a filter is a part of a line's first
+//! columns, such as `unstructured`, `768x768` or `t128`.
+mod exec;
+
+use exec::Exec;
+use lancet_codegen::formats::{PackedMatrix, pack};
+use lancet_codegen::kir::Builder;
+use lancet_codegen::{CpuFeatures, KernelSpec, WeightFormat, emit, lower};
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// Register-only FMA loop: the peak at this moment.
+struct Probe {
+    exec: Exec,
+    flops: f64,
+}
+
+impl Probe {
+    fn new(features: &CpuFeatures) -> Self {
+        let vl = features.vl(16);
+        let mut b = Builder::new("probe", vl);
+        let n = b.arg(0);
+        let acc = b.vectors(12);
+        let (x, w) = (b.vector(), b.vector());
+        for &v in acc.iter().chain([&x, &w]) {
+            b.zero(v);
+        }
+        b.repeat(n, |b| {
+            for &a in acc.iter().chain(&acc) {
+                b.fma(a, x, w);
+            }
+        });
+        let exec = Exec::new(&lower(&b.finish(), features).unwrap());
+        Probe {
+            exec,
+            flops: 24.0 * vl as f64 * 2.0,
+        }
+    }
+
+    /// GFLOP/s now.
+    fn run(&self) -> f64 {
+        const N: u64 = 20_000;
+        let t = exec::cpu_time();
+        self.exec.call(&[N]);
+        N as f64 * self.flops / (exec::cpu_time() - t) / 1e9
+    }
+}
+
+struct Buffer {
+    data: Vec<f32>,
+    start: usize,
+}
+
+impl Buffer {
+    fn new(len: usize) -> Self {
+        let data = vec![0.0; len + 1024 + 32];
+        let start = data.as_ptr().align_offset(4096).min(1024);
+        Buffer { data, start }
+    }
+    fn ptr(&self) -> u64 {
+        self.data[self.start..].as_ptr() as u64
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    sparsity: f64,
+    tokens: usize,
+}
+
+fn weight(case: &Case, rng: &mut Rng) -> Vec<f32> {
+    let (n, k) = (case.n, case.k);
+    let (r, c) = match case.format {
+        WeightFormat::Bsr { r, c } => (r as usize, c as usize),
+        WeightFormat::Dense | WeightFormat::Unstructured => (1, 1),
+    };
+    let mut w = vec![0.0; n * k];
+    for i in (0..n).step_by(r) {
+        for j in (0..k).step_by(c) {
+            if f64::from(rng.unit()) >= case.sparsity {
+                for row in i..(i + r).min(n) {
+                    for col in j..(j + c).min(k) {
+                        w[row * k + col] = rng.unit() - 0.5;
+                    }
+                }
+            }
+        }
+    }
+    w
+}
+
+fn name(format: WeightFormat) -> String {
+    match format {
+        WeightFormat::Dense => "dense".into(),
+        WeightFormat::Unstructured => "unstructured".into(),
+        WeightFormat::Bsr { r, c } => format!("bsr{r}x{c}"),
+    }
+}
+
+fn run(
+    m: &PackedMatrix,
+    kernels: &[(usize, &Exec)],
+    panel: usize,
+    weights: u64,
+    x: u64,
+    y: u64,
+    bias: u64,
+) {
+    for block in &m.row_blocks {
+        for &(p, exec) in kernels {
+            exec.call(&[
+                weights + block.offset,
+                x + (p * m.k * panel * 4) as u64,
+                y + ((p * m.n + block.row0 as usize) * panel * 4) as u64,
+                bias + u64::from(block.row0) * 4,
+            ]);
+        }
+    }
+}
+
+/// Median GFLOP/s, median share of peak, and the share of stored work that is useful.
+fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (f64, f64, f64) {
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let w = weight(case, &mut rng);
+    let m = pack(case.format, case.n, case.k, &w).unwrap();
+    let panel = case.tokens.next_power_of_two().clamp(8, 32);
+    let n_panels = case.tokens.div_ceil(panel);
+    let lanes = |p: usize| (case.tokens - p * panel).min(panel).next_multiple_of(8);
+    let execs: Vec<Exec> = (0..n_panels)
+        .map(|p| {
+            let spec = KernelSpec::Matmul {
+                format: m.format,
+                panel: panel as u32,
+                lanes: lanes(p) as u32,
+            };
+            Exec::new(&emit(&spec, features).unwrap().code)
+        })
+        .collect();
+    let kernels: Vec<(usize, &Exec)> = execs.iter().enumerate().collect();
+    let mut weights = Buffer::new(m.bytes.len() / 4);
+    for (i, word) in m.bytes.chunks_exact(4).enumerate() {
+        let at = weights.start + i;
+        weights.data[at] = f32::from_bits(u32::from_le_bytes(word.try_into().unwrap()));
+    }
+    let mut x = Buffer::new(n_panels * case.k * panel);
+    for v in &mut x.data {
+        *v = rng.unit() - 0.5;
+    }
+    let y = Buffer::new(n_panels * case.n * panel);
+    let bias = Buffer::new(case.n);
+    let go = || {
+        run(
+            &m,
+            &kernels,
+            panel,
+            weights.ptr(),
+            x.ptr(),
+            y.ptr(),
+            bias.ptr(),
+        )
+    };
+    go();
+    let t = exec::cpu_time();
+    go();
+    let inner = ((1.5e-3 / (exec::cpu_time() - t)) as usize).max(1);
+    let flops = 2.0 * m.nnz as f64 * case.tokens as f64;
+    let mut samples = Vec::new();
+    let wanted = if quick { 7 } else { 21 };
+    for _ in 0..wanted * 8 {
+        let before = probe.run();
+        let t = exec::cpu_time();
+        for _ in 0..inner {
+            go();
+        }
+        let seconds = (exec::cpu_time() - t) / inner as f64;
+        let after = probe.run();
+        let peak = 0.5 * (before + after);
+        if (before - after).abs() / peak < 0.03 {
+            samples.push((flops / seconds / 1e9, flops / seconds / 1e9 / peak));
+        }
+        if samples.len() == wanted {
+            break;
+        }
+    }
+    samples.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let middle = samples
+        .get(samples.len() / 2)
+        .copied()
+        .unwrap_or((f64::NAN, f64::NAN));
+    (middle.0, middle.1, m.nnz as f64 / m.nnz_stored as f64)
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let flag = |f: &str| args.iter().any(|a| a == f);
+    let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
+    let features = CpuFeatures::avx2();
+    let probe = Probe::new(&features);
+    let shapes = [(768, 768), (3072, 768), (768, 3072)];
+    let formats = [
+        WeightFormat::Dense,
+        WeightFormat::Unstructured,
+        WeightFormat::Bsr { r: 4, c: 1 },
+        WeightFormat::Bsr { r: 16, c: 1 },
+        WeightFormat::Bsr { r: 1, c: 4 },
+        WeightFormat::Bsr { r: 1, c: 16 },
+    ];
+    if !flag("--json") {
+        println!(
+            "{:<14} {:>9} {:>6} {:>6} {:>9} {:>7} {:>7}",
+            "kernel", "n x k", "zeros", "tokens", "GFLOP/s", "peak %", "useful"
+        );
+    }
+    for format in formats {
+        for (n, k) in shapes {
+            for sparsity in if format == WeightFormat::Dense {
+                &[0.0][..]
+            } else {
+                &[0.8, 0.9, 0.95]
+            } {
+                for tokens in [128, 32, 24, 16, 8] {
+                    let case = Case {
+                        format,
+                        n,
+                        k,
+                        sparsity: *sparsity,
+                        tokens,
+                    };
+                    let label = format!(
+                        "{} {n}x{k} s{} t{tokens}",
+                        name(format),
+                        (sparsity * 100.0).round()
+                    );
+                    let words: Vec<&str> = label.split(' ').collect();
+                    let kinds = |f: &str| f.split(',').any(|f| words.contains(&f));
+                    if !filters.iter().all(|f| kinds(f)) {
+                        continue;
+                    }
+                    let (gflops, share, useful) =
+                        measure(&case, &features, &probe, flag("--quick"));
+                    if flag("--json") {
+                        println!(
+                            "{{\"kernel\":\"{}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4}}}",
+                            name(format)
+                        );
+                    } else {
+                        println!(
+                            "{:<14} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3}",
+                            name(format),
+                            format!("{n}x{k}"),
+                            sparsity,
+                            tokens,
+                            gflops,
+                            share * 100.0,
+                            useful
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Every operation of the kernel IR, run through each emitter this CPU can run, against its meaning in Rust.
+#[path = "../benches/exec.rs"]
+mod exec;
+
+use exec::Exec;
+use lancet_codegen::kir::*;
+use lancet_codegen::{CpuFeatures, Isa, lower};
+
+const A: [f32; 16] = [
+    1.5,
+    -2.0,
+    3.25,
+    0.0,
+    -0.0,
+    7.0,
+    f32::NAN,
+    1e9,
+    2.5,
+    3.5,
+    -2.5,
+    f32::INFINITY,
+    -1.0,
+    0.5,
+    9.0,
+    4.0,
+];
+const B: [f32; 16] = [
+    2.0,
+    -2.0,
+    f32::NAN,
+    1.0,
+    0.0,
+    -7.0,
+    1.0,
+    3.0,
+    0.25,
+    8.0,
+    -9.0,
+    1.0,
+    6.0,
+    0.5,
+    -0.5,
+    16.0,
+];
+
+/// Runs a program that maps vectors `a` and `b` to one result, for whole vectors of the 16 lanes.
+fn run(vl: usize, clif: bool, body: impl Fn(&mut Builder, Vector, Vector, Vector)) -> [f32; 16] {
+    let mut b = Builder::new("test", vl);
+    let [pa, pb, po] = [0, 1, 2].map(|i| b.arg(i));
+    let count = b.scalar();
+    b.imm(count, (16 / vl) as i64);
+    let [va, vb, out] = [b.vector(), b.vector(), b.vector()];
+    b.repeat(count, |b| {
+        b.load(va, at(pa, 0));
+        b.load(vb, at(pb, 0));
+        body(b, va, vb, out);
+        b.store(at(po, 0), out);
+        for p in [pa, pb, po] {
+            b.add_imm(p, b.vector_bytes());
+        }
+    });
+    let program = b.finish();
+    let features = if clif {
+        CpuFeatures {
+            fma: true,
+            ..CpuFeatures::baseline(Isa::X64)
+        }
+    } else {
+        CpuFeatures::avx2()
+    };
+    let code = lower(&program, &features).unwrap();
+    let mut out = [0f32; 16];
+    Exec::new(&code).call(&[
+        A.as_ptr() as u64,
+        B.as_ptr() as u64,
+        out.as_mut_ptr() as u64,
+    ]);
+    out
+}
+
+fn check(
+    what: &str,
+    body: impl Fn(&mut Builder, Vector, Vector, Vector),
+    want: impl Fn(f32, f32) -> f32,
+) {
+    for (vl, clif) in [(4, false), (8, false), (4, true), (8, true), (16, true)] {
+        let got = run(vl, clif, &body);
+        for i in 0..16 {
+            let want = want(A[i], B[i]);
+            assert!(
+                got[i].to_bits() == want.to_bits() || got[i].is_nan() && want.is_nan(),
+                "{what} vl {vl} clif {clif} lane {i}: {} op {} = {}, not {want}",
+                A[i],
+                B[i],
+                got[i]
+            );
+        }
+    }
+}
+
+fn bits(f: impl Fn(u32, u32) -> u32) -> impl Fn(f32, f32) -> f32 {
+    move |a, b| f32::from_bits(f(a.to_bits(), b.to_bits()))
+}
+
+#[test]
+fn arithmetic() {
+    check("add", |b, x, y, o| b.add(o, x, y), |x, y| x + y);
+    check("sub", |b, x, y, o| b.sub(o, x, y), |x, y| x - y);
+    check("mul", |b, x, y, o| b.mul(o, x, y), |x, y| x * y);
+    check("div", |b, x, y, o| b.div(o, x, y), |x, y| x / y);
+    check(
+        "max",
+        |b, x, y, o| b.max(o, x, y),
+        |x, y| if x > y { x } else { y },
+    );
+    check(
+        "min",
+        |b, x, y, o| b.min(o, x, y),
+        |x, y| if x < y { x } else { y },
+    );
+    check(
+        "add constant",
+        |b, x, _, o| b.add(o, x, 3.5),
+        |x, _| x + 3.5,
+    );
+    check(
+        "sqrt",
+        |b, x, _, o| b.unary(Unary::Sqrt, o, x),
+        |x, _| x.sqrt(),
+    );
+    check(
+        "fma",
+        |b, x, y, o| {
+            b.constant(o, 2.0);
+            b.fma(o, x, y)
+        },
+        |x, y| x.mul_add(y, 2.0),
+    );
+    check(
+        "fnma",
+        |b, x, y, o| {
+            b.constant(o, 2.0);
+            b.fnma(o, x, y)
+        },
+        |x, y| (-x).mul_add(y, 2.0),
+    );
+    check(
+        "mul_add",
+        |b, x, y, o| {
+            b.copy(o, x);
+            b.mul_add(o, y, 2.0)
+        },
+        |x, y| x.mul_add(y, 2.0),
+    );
+}
+
+#[test]
+fn bitwise() {
+    check(
+        "and",
+        |b, x, y, o| b.binary(Binary::And, o, x, y),
+        bits(|x, y| x & y),
+    );
+    check(
+        "andnot",
+        |b, x, y, o| b.binary(Binary::AndNot, o, x, y),
+        bits(|x, y| !x & y),
+    );
+    check(
+        "or",
+        |b, x, y, o| b.binary(Binary::Or, o, x, y),
+        bits(|x, y| x | y),
+    );
+    check(
+        "xor",
+        |b, x, y, o| b.binary(Binary::Xor, o, x, y),
+        bits(|x, y| x ^ y),
+    );
+    check(
+        "iadd",
+        |b, x, y, o| b.binary(Binary::IntAdd, o, x, y),
+        bits(u32::wrapping_add),
+    );
+    check(
+        "isub",
+        |b, x, y, o| b.binary(Binary::IntSub, o, x, y),
+        bits(u32::wrapping_sub),
+    );
+    check(
+        "shl",
+        |b, x, _, o| b.shift(Shift::Left, o, x, 5),
+        bits(|x, _| x << 5),
+    );
+    check(
+        "shr",
+        |b, x, _, o| b.shift(Shift::RightLogical, o, x, 5),
+        bits(|x, _| x >> 5),
+    );
+    check(
+        "sar",
+        |b, x, _, o| b.shift(Shift::RightArithmetic, o, x, 5),
+        bits(|x, _| ((x as i32) >> 5) as u32),
+    );
+}
+
+#[test]
+fn converts_and_selects() {
+    let finite = |x: f32| if x.abs() < 1e6 { x } else { 0.0 };
+    check(
+        "to_int",
+        |b, x, _, o| {
+            let [z, big, zero] = [b.vector(), b.vector(), b.vector()];
+            b.zero(zero);
+            b.constant_bits(z, 0x7fff_ffff);
+            b.binary(Binary::And, z, x, z);
+            b.constant(big, 1e6);
+            b.select(o, (Compare::Lt, z, big), x, zero);
+            b.unary(Unary::ToInt, o, o);
+            b.free_vectors(&[z, big, zero]);
+        },
+        |x, _| f32::from_bits(finite(x).round_ties_even() as i32 as u32),
+    );
+    check(
+        "to_float",
+        |b, x, _, o| b.unary(Unary::ToFloat, o, x),
+        |x, _| x.to_bits() as i32 as f32,
+    );
+    for (cmp, f) in [
+        (Compare::Eq, (|x, y| x == y) as fn(f32, f32) -> bool),
+        (Compare::Ne, |x, y| x != y),
+        (Compare::Lt, |x, y| x < y),
+        (Compare::Le, |x, y| x <= y),
+        (Compare::Unordered, |x, y| x.is_nan() || y.is_nan()),
+    ] {
+        check(
+            "select",
+            |b, x, y, o| b.select(o, (cmp, x, y), x, y),
+            |x, y| if f(x, y) { x } else { y },
+        );
+    }
+}
+
+#[test]
+fn memory_and_splats() {
+    for (vl, clif) in [(4, false), (8, false), (4, true), (8, true)] {
+        let mut b = Builder::new("memory", vl);
+        let [pa, po] = [0, 1].map(|i| b.arg(i));
+        let index = b.scalar();
+        b.imm(index, 2);
+        let (v, t) = (b.vector(), b.vector());
+        b.broadcast4(v, at(pa, 16));
+        b.splat_lane(t, v, 3);
+        b.store(at(po, 0), t);
+        b.broadcast(t, at(pa, -4).index(index, Scale::X8));
+        b.store(at(po, 32), t);
+        b.load(t, at(pa, 0).index(index, Scale::X4));
+        b.store(at(po, 64), t);
+        let code = lower(&b.finish(), &features(clif)).unwrap();
+        let mut out = [0f32; 32];
+        Exec::new(&code).call(&[A.as_ptr() as u64, out.as_mut_ptr() as u64]);
+        assert_eq!(out[..vl], [A[7]; 8][..vl]);
+        assert_eq!(out[8..8 + vl], [A[3]; 8][..vl]);
+        assert_eq!(
+            out[16..16 + vl]
+                .iter()
+                .map(|x| x.to_bits())
+                .collect::<Vec<_>>(),
+            A[2..2 + vl].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        );
+    }
+}
+
+fn features(clif: bool) -> CpuFeatures {
+    if clif {
+        CpuFeatures {
+            fma: true,
+            ..CpuFeatures::baseline(Isa::X64)
+        }
+    } else {
+        CpuFeatures::avx2()
+    }
+}
+
+/// Scalar operations, on registers and on stack slots.
+#[test]
+fn scalars() {
+    for clif in [false, true] {
+        for slots in [false, true] {
+            let mut b = Builder::new("scalars", 4);
+            let (input, out) = (b.arg(0), b.arg(1));
+            let r = b.scalar();
+            let make = |b: &mut Builder| if slots { b.slot() } else { b.scalar() };
+            let (x, y, n) = (make(&mut b), make(&mut b), make(&mut b));
+            let mut at_out = 0;
+            let mut put = |b: &mut Builder, s: Scalar| {
+                b.mov(r, s);
+                b.store_scalar(at(out, at_out), Width::B64, r);
+                at_out += 8;
+            };
+            for width in [Width::B8, Width::B16, Width::B32, Width::B64] {
+                b.load_scalar(x, width, at(input, 0));
+                put(&mut b, x);
+            }
+            b.low16(y, x);
+            put(&mut b, y);
+            b.shr_imm(x, 16);
+            put(&mut b, x);
+            b.shl_imm(x, 3);
+            put(&mut b, x);
+            b.imm(y, -5);
+            put(&mut b, y);
+            b.imm(y, 1000);
+            b.add_scalar(x, y);
+            put(&mut b, x);
+            b.sub_scalar(y, x);
+            put(&mut b, y);
+            b.add_imm(y, 100_000);
+            put(&mut b, y);
+            b.mul_imm(y, 24);
+            put(&mut b, y);
+            b.and_imm(y, 0xffff_0f0f);
+            put(&mut b, y);
+            b.lea(x, at(input, 12).index(y, Scale::X2));
+            b.sub_scalar(x, input);
+            put(&mut b, x);
+            b.imm(x, 0);
+            b.imm(n, 7);
+            b.repeat(n, |b| {
+                b.imm(r, 3);
+                b.repeat(r, |b| b.add_imm(x, 1));
+            });
+            put(&mut b, x);
+            b.repeat(n, |b| b.add_imm(x, 1));
+            put(&mut b, x);
+            put(&mut b, n);
+            let code = lower(&b.finish(), &features(clif)).unwrap();
+            let word = 0x8899_aabb_ccdd_eeff_u64;
+            let mut got = [0u64; 17];
+            Exec::new(&code).call(&[(&raw const word) as u64, got.as_mut_ptr() as u64]);
+            let a = (word >> 16) << 3;
+            let s = a.wrapping_add(1000);
+            let d = 1000u64.wrapping_sub(s);
+            let e = d.wrapping_add(100_000);
+            let m = e.wrapping_mul(24);
+            let k = m & 0xffff_0f0f;
+            let want = [
+                0xff,
+                0xeeff,
+                0xccdd_eeff,
+                word,
+                0xeeff,
+                word >> 16,
+                a,
+                5u64.wrapping_neg(),
+                s,
+                d,
+                e,
+                m,
+                k,
+                k * 2 + 12,
+                21,
+                21,
+                0,
+            ];
+            assert_eq!(got, want, "clif {clif} slots {slots}");
+        }
+    }
+}
