@@ -16,6 +16,7 @@ mod inputs;
 mod ops;
 mod order;
 mod sparse;
+pub mod synth;
 mod tensor;
 pub mod testsuite;
 mod walk;

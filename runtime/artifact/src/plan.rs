@@ -184,6 +184,26 @@ pub enum StepKind {
     Add,
 }
 
+impl StepKind {
+    /// What messages and traces call the kind; a portable step by its operator.
+    pub fn name(&self) -> &str {
+        match self {
+            StepKind::Portable { operator, .. } => operator,
+            StepKind::Dims(_) => "dims",
+            StepKind::View => "view",
+            StepKind::Broadcast => "broadcast",
+            StepKind::ToPanels => "to_panels",
+            StepKind::FromPanels => "from_panels",
+            StepKind::EmbeddingLookup => "embedding_lookup",
+            StepKind::LayerNorm { .. } => "layer_norm",
+            StepKind::Linear { .. } => "linear",
+            StepKind::Attention { .. } => "attention",
+            StepKind::Activation { .. } => "activation",
+            StepKind::Add => "add",
+        }
+    }
+}
+
 /// An attribute of a portable operator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attribute {

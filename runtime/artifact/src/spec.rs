@@ -1,5 +1,7 @@
 //! What a kernel is specialised on.
 
+use std::fmt;
+
 use crate::Activation;
 
 /// How a packed weight `w[n, k]` is stored.
@@ -11,6 +13,16 @@ pub enum WeightFormat {
     Unstructured,
     /// Blocks of `r` consecutive outputs by `c` consecutive inputs.
     Bsr { r: u8, c: u8 },
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WeightFormat::Dense => f.write_str("dense"),
+            WeightFormat::Unstructured => f.write_str("unstructured"),
+            WeightFormat::Bsr { r, c } => write!(f, "bsr {r}x{c}"),
+        }
+    }
 }
 
 /// What a kernel is specialised on; equal specs share one kernel.

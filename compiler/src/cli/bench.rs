@@ -1,0 +1,167 @@
+//! `lancet bench`: latency and throughput at one shape.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use comfy_table::{Table, presets};
+use lancet::{DType, ModelOptions, Session, TensorView};
+use serde_json::json;
+
+use super::inputs::{InputSpec, draw};
+use super::{Failure, Kind, model, print_json};
+
+/// Measure latency and throughput
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// ONNX model or artifact
+    model: PathBuf,
+    /// Sequences in a request
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Tokens in a sequence
+    #[arg(long, default_value_t = 128)]
+    seq: usize,
+    /// Threads; by default what the machine grants this process
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Requests to measure
+    #[arg(long, conflicts_with = "seconds")]
+    iters: Option<usize>,
+    /// Measure for this long; 3 seconds if neither this nor --iters is given
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Print time, share and rate per kind of step
+    #[arg(long)]
+    profile: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Least time to warm up: caches, page tables and clock.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let seconds = args.seconds.unwrap_or(3.0);
+    if !(seconds > 0.0 && seconds <= 86_400.0) {
+        return Err(Failure::new(
+            Kind::Usage,
+            format_args!("--seconds {seconds}: must be in 0..86400"),
+        ));
+    }
+    if args.iters == Some(0) || args.batch == 0 || args.seq == 0 {
+        return Err(Failure::new(
+            Kind::Usage,
+            "--iters, --batch and --seq must be at least 1",
+        ));
+    }
+    let loaded = model::load(
+        &args.model,
+        &ModelOptions {
+            threads: args.threads,
+            ..ModelOptions::default()
+        },
+    )?;
+    let plan = loaded.plan();
+    let specs: Vec<InputSpec<'_>> = plan
+        .inputs
+        .iter()
+        .map(|port| {
+            let desc = &plan.values[port.value as usize];
+            let dims = desc
+                .shape
+                .iter()
+                .map(|d| match (d.as_fixed(), d.as_symbol()) {
+                    (Some(n), _) => Ok(usize::try_from(n).unwrap_or(0)),
+                    (None, Some(s)) => Err(plan.symbols[s as usize].as_str()),
+                    (None, None) => Err(""),
+                })
+                .collect();
+            let dtype: DType = desc
+                .dtype
+                .parse()
+                .expect("the loader checked element types");
+            InputSpec {
+                name: &port.name,
+                dtype,
+                dims,
+            }
+        })
+        .collect();
+    let inputs = draw(&specs, args.batch, args.seq);
+    let views: Vec<(&str, TensorView<'_>)> =
+        inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    let mut session = Session::new(&loaded);
+    let fail = |e| model::runtime_failure(&args.model, &e);
+
+    let start = Instant::now();
+    session.run_in_place(&views).map_err(fail)?;
+    let first = start.elapsed();
+    while start.elapsed() < WARM_UP {
+        session.run_in_place(&views).map_err(fail)?;
+    }
+    let mut times = Vec::new();
+    let start = Instant::now();
+    loop {
+        let t = Instant::now();
+        session.run_in_place(&views).map_err(fail)?;
+        times.push(t.elapsed().as_secs_f64() * 1e3);
+        let done = match args.iters {
+            Some(n) => times.len() >= n,
+            None => start.elapsed().as_secs_f64() >= seconds,
+        };
+        if done {
+            break;
+        }
+    }
+    report(args, loaded.threads(), first, times);
+    Ok(())
+}
+
+fn report(args: &Args, n_threads: usize, first: Duration, mut times: Vec<f64>) {
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    times.sort_by(f64::total_cmp);
+    let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let tokens = (args.batch * args.seq) as f64;
+    let tokens_per_second = tokens / (at(0.5) * 1e-3);
+    if args.json {
+        print_json(&json!({
+            "model": args.model,
+            "batch": args.batch,
+            "seq": args.seq,
+            "threads": n_threads,
+            "iterations": times.len(),
+            "first_ms": first.as_secs_f64() * 1e3,
+            "median_ms": at(0.5),
+            "p5_ms": at(0.05),
+            "p95_ms": at(0.95),
+            "mean_ms": mean,
+            "tokens_per_second": tokens_per_second,
+        }));
+        return;
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "batch",
+        "tokens",
+        "threads",
+        "runs",
+        "median ms",
+        "p5",
+        "p95",
+        "mean",
+        "tokens/s",
+    ]);
+    table.add_row([
+        args.batch.to_string(),
+        args.seq.to_string(),
+        n_threads.to_string(),
+        times.len().to_string(),
+        format!("{:.3}", at(0.5)),
+        format!("{:.3}", at(0.05)),
+        format!("{:.3}", at(0.95)),
+        format!("{mean:.3}"),
+        format!("{tokens_per_second:.0}"),
+    ]);
+    println!("{table}");
+}

@@ -1,0 +1,149 @@
+//! `lancet dump`: a model at one stage, as text on stdout.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use lancet::onnx::{self, ImportOptions};
+use lancet::{CompileOptions, Model, ModelOptions};
+
+use lancet_artifact::{Activation, KernelSpec, Plan, StepKind};
+use lancet_codegen::{CpuFeatures, Isa};
+
+use super::{Failure, Kind, model};
+
+/// Print a model at one stage: `import`, a pass's name, `plan`, `clif` or `asm`
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// ONNX model; for `plan`, `clif` and `asm` an artifact too
+    model: PathBuf,
+    /// `import`, the name of a pass of the pipeline (the last time it runs), `plan`, `clif` or `asm`
+    #[arg(long)]
+    stage: String,
+    /// Passes to run instead of the default ones
+    #[arg(long)]
+    passes: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    match args.stage.as_str() {
+        "plan" => println!("{:#?}", load(args)?.plan()),
+        "clif" => kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64))?,
+        "asm" => kernels(&load(args)?, &CpuFeatures::avx2())?,
+        _ => graph(args)?,
+    }
+    Ok(())
+}
+
+fn load(args: &Args) -> Result<Model, Failure> {
+    let options = ModelOptions::default();
+    if args.passes.is_none() {
+        return model::load(&args.model, &options);
+    }
+    let compiled = lancet::compile_file(&args.model, &compile_options(args))
+        .map_err(|e| model::compile_failure(&args.model, &e))?;
+    compiled
+        .into_model(&options)
+        .map_err(|e| model::compile_failure(&args.model, &e))
+}
+
+fn compile_options(args: &Args) -> CompileOptions {
+    let mut options = CompileOptions::default();
+    if let Some(p) = &args.passes {
+        options.pipeline.clone_from(p);
+    }
+    options
+}
+
+fn graph(args: &Args) -> Result<(), Failure> {
+    let mut graph = onnx::import_file(&args.model, &ImportOptions::default())
+        .map_err(|e| model::import_failure(&args.model, &e))?;
+    if args.stage == "import" {
+        print!("{}", lancet_ir::print(&graph));
+        return Ok(());
+    }
+    let mut found = None;
+    lancet::optimize(&mut graph, &compile_options(args), &mut |pass, graph| {
+        if pass == args.stage {
+            found = Some(lancet_ir::print(graph));
+        }
+    })
+    .map_err(|e| model::compile_failure(&args.model, &e.into()))?;
+    match found {
+        Some(text) => print!("{text}"),
+        None => {
+            let message = format!(
+                "--stage {}: neither `import`, `plan`, `clif`, `asm` nor a pass that runs",
+                args.stage
+            );
+            return Err(Failure::new(Kind::Usage, message));
+        }
+    }
+    Ok(())
+}
+
+/// Prints each kernel that the plan's steps use, for full panels of 32 tokens.
+fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
+    for spec in specs(model.plan()) {
+        let kernel =
+            lancet_codegen::emit(&spec, features).map_err(|e| Failure::new(Kind::Bug, e))?;
+        println!(
+            "; {}\n{}",
+            kernel.name,
+            lancet_codegen::disassemble(&kernel)
+        );
+    }
+    Ok(())
+}
+
+/// Kernels of the plan's steps for full panels, in the order of the specs.
+fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
+    const PANEL: u32 = 32;
+    let (panel, lanes) = (PANEL, PANEL);
+    let mut specs = BTreeSet::new();
+    for step in &plan.steps {
+        match &step.kind {
+            StepKind::Linear { matrix, activation } => {
+                let format = plan.matrices[*matrix as usize].format;
+                specs.insert(KernelSpec::Matmul {
+                    format,
+                    panel,
+                    lanes,
+                });
+                let residual = step.inputs.get(2).copied().flatten().is_some();
+                if residual || *activation != Activation::None {
+                    specs.insert(KernelSpec::Epilogue {
+                        activation: *activation,
+                        residual,
+                        panel,
+                        lanes,
+                    });
+                }
+            }
+            StepKind::LayerNorm { .. } => {
+                specs.insert(KernelSpec::LayerNorm { panel, lanes });
+            }
+            StepKind::Attention { .. } => {
+                specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
+            }
+            StepKind::Activation { kind } => {
+                specs.insert(KernelSpec::Epilogue {
+                    activation: *kind,
+                    residual: false,
+                    panel,
+                    lanes,
+                });
+            }
+            StepKind::Add => {
+                specs.insert(KernelSpec::Add { panel, lanes });
+            }
+            StepKind::Portable { .. }
+            | StepKind::Dims(_)
+            | StepKind::View
+            | StepKind::Broadcast
+            | StepKind::ToPanels
+            | StepKind::FromPanels
+            | StepKind::EmbeddingLookup => {}
+        }
+    }
+    specs
+}

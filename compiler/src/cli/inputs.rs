@@ -1,0 +1,69 @@
+//! Inputs that a benchmark draws: plausible values for the roles that names tell.
+
+use lancet::{DType, Data, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+/// What is known of one input before sizes are bound.
+pub(super) struct InputSpec<'a> {
+    pub name: &'a str,
+    pub dtype: DType,
+    /// The name of a symbolic dimension, or a fixed size.
+    pub dims: Vec<Result<usize, &'a str>>,
+}
+
+/// Draws every input for a batch and a length.
+///
+/// A dimension whose symbol contains `seq`, `len` or `tok` is the length, one that contains `batch` the batch; others are
+/// told by their position, outermost first. Masks are all ones, identifiers are small, other integers zero.
+pub(super) fn draw(specs: &[InputSpec<'_>], batch: usize, seq: usize) -> Vec<(String, Tensor)> {
+    let mut rng = Pcg64Mcg::seed_from_u64(0);
+    specs
+        .iter()
+        .map(|spec| {
+            let shape: Vec<usize> = spec
+                .dims
+                .iter()
+                .enumerate()
+                .map(|(i, d)| size(i, *d, batch, seq))
+                .collect();
+            let n = shape.iter().product();
+            let data = elements(spec, n, &mut rng);
+            let tensor =
+                Tensor::try_new(shape, data).expect("as many elements were drawn as the shape has");
+            (spec.name.to_owned(), tensor)
+        })
+        .collect()
+}
+
+fn size(position: usize, dim: Result<usize, &str>, batch: usize, seq: usize) -> usize {
+    let name = match dim {
+        Ok(fixed) => return fixed,
+        Err(name) => name.to_ascii_lowercase(),
+    };
+    if ["seq", "len", "tok"].iter().any(|s| name.contains(s)) {
+        seq
+    } else if name.contains("batch") || position == 0 {
+        batch
+    } else {
+        seq
+    }
+}
+
+fn elements(spec: &InputSpec<'_>, n: usize, rng: &mut Pcg64Mcg) -> Data {
+    let name = spec.name.to_ascii_lowercase();
+    let mut integer = || match () {
+        () if name.contains("mask") => 1,
+        () if name.contains("type") || name.contains("segment") => 0,
+        () if name.contains("ids") => rng.random_range(1..100),
+        () => 0,
+    };
+    match spec.dtype {
+        DType::I64 => Data::I64((0..n).map(|_| integer()).collect()),
+        DType::I32 => Data::I32((0..n).map(|_| integer() as i32).collect()),
+        DType::Bool => Data::Bool(vec![true; n]),
+        DType::F32 if name.contains("mask") => Data::F32(vec![1.0; n]),
+        DType::F32 => Data::F32((0..n).map(|_| rng.random_range(-1.0..1.0)).collect()),
+        other => Data::zeros(other, n),
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line: one file per verb, and the only place that prints or exits.
+//!
+//! Data goes to stdout, text for people to stderr. Exit codes: 0 fine, 1 the answer is no, 2 usage, 3 invalid file,
+//! 4 unsupported, 5 limit, 6 I/O, 70 a bug of ours.
+
+mod bench;
+mod check;
+mod compile;
+mod dump;
+mod inputs;
+mod inspect;
+mod layerwise;
+mod model;
+mod npz;
+mod opt;
+mod run;
+mod synth;
+
+use std::fmt;
+
+use clap::{Parser, Subcommand};
+
+/// Compiles pruned and quantized BERT models and runs them on CPUs.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Compile(compile::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Bench(bench::Args),
+    Inspect(inspect::Args),
+    Dump(dump::Args),
+    Opt(opt::Args),
+    Synth(synth::Args),
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// [`Failure`] with the exit code and the message for stderr.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Compile(args) => compile::run(&args),
+            Verb::Run(args) => run::run(&args),
+            Verb::Check(args) => check::run(&args),
+            Verb::Bench(args) => bench::run(&args),
+            Verb::Inspect(args) => inspect::run(&args),
+            Verb::Dump(args) => dump::run(&args),
+            Verb::Opt(args) => opt::run(&args),
+            Verb::Synth(args) => synth::run(&args),
+        }
+    }
+}
+
+/// Why a verb did not succeed, as an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The question was answered, and the answer is no.
+    No = 1,
+    Usage = 2,
+    InvalidFile = 3,
+    Unsupported = 4,
+    Limit = 5,
+    Io = 6,
+    Bug = 70,
+}
+
+/// A verb that did not succeed.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+impl Failure {
+    /// A failure of this kind; the message starts in lower case and says what and where.
+    pub fn new(kind: Kind, message: impl fmt::Display) -> Failure {
+        Failure {
+            kind,
+            message: message.to_string(),
+        }
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.kind as u8
+    }
+
+    /// A file could not be read or written.
+    fn io(path: &std::path::Path, error: &std::io::Error) -> Failure {
+        Failure::new(Kind::Io, format_args!("{}: {error}", path.display()))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Prints a value as one line of JSON on stdout.
+fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}

@@ -1,0 +1,216 @@
+//! Graph to plan: one walk in canonical order, one step per node.
+//!
+//! Every node becomes the step that [`select`] names; constants become ranges of the weights section, shared where the
+//! tensor is shared; a weight that is converted to a packed format is packed here and its row-major form is not kept
+//! unless something else reads it. Nothing is decided here that a pass could decide: layouts and formats are in the
+//! types already.
+
+mod select;
+mod weights;
+
+use std::collections::{BTreeMap, HashMap};
+
+use lancet_artifact::{
+    Dim as PlanDim, Layout as PlanLayout, Plan, Port, Step, StepKind, Storage, ValueDesc, Weights,
+};
+use lancet_ir::{Dim, Graph, Layout, NodeId, Op, TensorType, Value};
+
+use select::{Selected, select};
+use weights::Placement;
+
+/// What cannot be lowered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LowerError {
+    /// A node has types or operands that no step takes: a pass left the graph half rewritten.
+    #[error("{op} `{node}`: {message}")]
+    Unsupported {
+        node: String,
+        op: String,
+        message: String,
+    },
+    /// The model has more values, or larger ones, than a plan can name.
+    #[error("the model is too large: {0}")]
+    TooLarge(String),
+}
+
+/// Lowers a graph to a plan and its weights.
+///
+/// # Errors
+/// Every node that cannot be lowered.
+pub fn lower(graph: &Graph) -> Result<(Plan, Weights<'_>), Vec<LowerError>> {
+    let mut lowering = Lowering {
+        graph,
+        plan: Plan::default(),
+        placement: Placement::default(),
+        values: HashMap::new(),
+        symbols: BTreeMap::new(),
+        matrices: HashMap::new(),
+    };
+    for symbol in graph.symbols() {
+        let index = lowering.plan.symbols.len() as u32;
+        lowering.plan.symbols.push(symbol.name().to_owned());
+        lowering.symbols.insert(symbol.name().to_owned(), index);
+    }
+    let mut errors = Vec::new();
+    for node in graph.order() {
+        if let Err(e) = lowering.node(node) {
+            errors.push(e);
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for output in graph.outputs() {
+        match lowering.value(output.value) {
+            Ok(value) => lowering.plan.outputs.push(Port {
+                name: output.name.clone(),
+                value,
+            }),
+            Err(e) => errors.push(e),
+        }
+    }
+    if errors.is_empty() {
+        Ok((lowering.plan, lowering.placement.weights))
+    } else {
+        Err(errors)
+    }
+}
+
+struct Lowering<'g> {
+    graph: &'g Graph,
+    plan: Plan,
+    placement: Placement<'g>,
+    values: HashMap<Value, u32>,
+    symbols: BTreeMap<String, u32>,
+    /// Packed matrices by the value that is their packed form.
+    matrices: HashMap<Value, u32>,
+}
+
+impl Lowering<'_> {
+    fn node(&mut self, node: NodeId) -> Result<(), LowerError> {
+        match select(self.graph, node)? {
+            Selected::Input => {
+                let value = Value { node, result: 0 };
+                let index = self.plan.inputs.len() as u32;
+                let id = self.push_value(value, Storage::Input(index));
+                let name = self.graph.node_name(node).to_owned();
+                self.plan.inputs.push(Port { name, value: id });
+            }
+            // Constants are placed when a step reads them, packed weights when a linear layer does.
+            Selected::Const | Selected::Pack => {}
+            Selected::Step { kind, operands } => {
+                let inputs = operands
+                    .into_iter()
+                    .map(|v| v.map(|v| self.value(v)).transpose())
+                    .collect::<Result<_, _>>()?;
+                self.push_step(node, kind, inputs);
+            }
+            Selected::Linear {
+                weight,
+                activation,
+                operands,
+            } => {
+                let matrix = self.matrix(weight)?;
+                let inputs = operands
+                    .into_iter()
+                    .map(|v| v.map(|v| self.value(v)).transpose())
+                    .collect::<Result<_, _>>()?;
+                self.push_step(node, StepKind::Linear { matrix, activation }, inputs);
+            }
+        }
+        Ok(())
+    }
+
+    fn push_step(&mut self, node: NodeId, kind: StepKind, inputs: Vec<Option<u32>>) {
+        let outputs = (0..self.graph.n_results(node) as u32)
+            .map(|result| self.push_value(Value { node, result }, Storage::Slot))
+            .collect();
+        self.plan.steps.push(Step {
+            name: describe(self.graph, node),
+            kind,
+            inputs,
+            outputs,
+        });
+    }
+
+    /// Index of a value in the plan; a constant is placed in the weights at its first use.
+    fn value(&mut self, value: Value) -> Result<u32, LowerError> {
+        if let Some(&id) = self.values.get(&value) {
+            return Ok(id);
+        }
+        let Some(tensor) = self.graph.constant(value) else {
+            return Err(unsupported(
+                self.graph,
+                value.node,
+                "is used in a form that no step produces",
+            ));
+        };
+        let (offset, len) = self.placement.tensor(tensor);
+        Ok(self.push_value(value, Storage::Weights { offset, len }))
+    }
+
+    /// Index of the packed matrix that `packed` stands for.
+    fn matrix(&mut self, packed: Value) -> Result<u32, LowerError> {
+        if let Some(&id) = self.matrices.get(&packed) {
+            return Ok(id);
+        }
+        let desc = self.placement.pack(self.graph, packed)?;
+        let id = self.plan.matrices.len() as u32;
+        self.plan.matrices.push(desc);
+        self.matrices.insert(packed, id);
+        Ok(id)
+    }
+
+    fn push_value(&mut self, value: Value, storage: Storage) -> u32 {
+        let id = self.plan.values.len() as u32;
+        let TensorType {
+            dtype,
+            shape,
+            layout,
+        } = self.graph.ty(value);
+        self.plan.values.push(ValueDesc {
+            name: describe(self.graph, value.node),
+            dtype: dtype.name().to_owned(),
+            shape: shape.iter().map(|d| plan_dim(d, &self.symbols)).collect(),
+            layout: match layout {
+                Layout::Panels => PlanLayout::Panels,
+                Layout::RowMajor | Layout::Packed(_) => PlanLayout::RowMajor,
+            },
+            storage,
+        });
+        self.values.insert(value, id);
+        id
+    }
+}
+
+/// The dimension with symbols by index.
+fn plan_dim(dim: &Dim, symbols: &BTreeMap<String, u32>) -> PlanDim {
+    let index = |name: &str| {
+        *symbols
+            .get(name)
+            .expect("a graph declares every symbol of its types")
+    };
+    PlanDim {
+        terms: dim
+            .terms()
+            .map(|(m, c)| (c, m.iter().map(|s| index(s.name())).collect()))
+            .collect(),
+    }
+}
+
+/// What messages call a node: its name in the file, or what it does.
+fn describe(graph: &Graph, node: NodeId) -> String {
+    match (graph.node_name(node), graph.op(node)) {
+        ("", Op::Const(c)) => c.name.clone(),
+        ("", op) => op.text().to_owned(),
+        (name, _) => name.to_owned(),
+    }
+}
+
+fn unsupported(graph: &Graph, node: NodeId, message: &str) -> LowerError {
+    LowerError::Unsupported {
+        node: describe(graph, node),
+        op: graph.op(node).text().to_owned(),
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,18 @@
+//! The default pipeline on one screen.
+//!
+//! Canonicalize so that later passes see one spelling; raise what exporters took apart; choose formats from the zeros;
+//! place activations in token panels last, when it is known which operators remain.
+
+/// Passes in order, as pipeline text.
+pub const DEFAULT: &str = concat!(
+    // Shape arithmetic becomes symbolic sizes, constants become values, copies disappear.
+    "fold-constants,simplify-shapes,eliminate-identities,cse,fold-constants,",
+    // Each of these names a part of the model that a kernel exists for.
+    "raise-layer-norm,raise-gelu,raise-linear,raise-attention,raise-embedding,",
+    // What raising left over: views of views, constants that only a raised part read.
+    "eliminate-identities,fold-constants,cse,",
+    // Tails of linear layers run while their output is in cache.
+    "fuse-epilogue,",
+    // The zeros of each weight choose its format; layouts follow from what runs on panels.
+    "detect-sparsity,assign-layout",
+);
