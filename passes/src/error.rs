@@ -11,6 +11,9 @@ pub enum PassError {
     /// A rewrite of this node failed.
     #[error("{node}: {source}")]
     Node { node: String, source: IrError },
+    /// The graph after the pass breaks invariants.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<IrError>),
     /// The pass broke a promise.
     #[error("{0}")]
     Broken(String),

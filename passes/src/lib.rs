@@ -29,9 +29,11 @@ mod raise_embedding;
 mod raise_gelu;
 mod raise_layer_norm;
 mod raise_linear;
+mod raise_padding_mask;
 mod registry;
 mod remark;
 mod rewrite;
+mod simplify_gathers;
 mod simplify_shapes;
 mod vector;
 

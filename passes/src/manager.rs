@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lancet_ir::Graph;
+use lancet_ir::{Graph, print, verify};
 
-use crate::{Changed, PassContext, Pipeline, PipelineError, Remark, Target};
+use crate::{Changed, PassContext, PassError, Pipeline, PipelineError, Remark, Target};
 
 /// How much the manager checks after each pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,11 +91,18 @@ impl<'a> PassManager<'a> {
             let pass = (entry.info.new)();
             let name = entry.info.name;
             let fail = |source| PipelineError::Pass { pass: name, source };
+            let text_before = self.text(graph);
             let start = self.now();
             let mut cx = PassContext::new(name, &self.target, &entry.options, &mut report.remarks);
             let changed = pass.run(graph, &mut cx).map_err(fail)?;
             let time = self.now().saturating_sub(start);
             graph.sweep();
+            let told = text_before.map(|before| Changed::from(Some(before) != self.text(graph)));
+            if told.is_some_and(|seen| seen != changed) {
+                let message = format!("says changed: {changed:?}, which its graph's text belies");
+                return Err(fail(PassError::Broken(message)));
+            }
+            verify(graph).map_err(|errors| fail(PassError::Invalid(errors)))?;
             report.passes.push(PassReport {
                 pass: name,
                 changed,
@@ -107,6 +114,14 @@ impl<'a> PassManager<'a> {
             }
         }
         Ok(report)
+    }
+
+    /// The printed graph, where it is to be compared.
+    fn text(&self, graph: &Graph) -> Option<String> {
+        match self.checks {
+            Checks::Verify => None,
+            Checks::VerifyAndCompareText => Some(print(graph)),
+        }
     }
 
     fn now(&mut self) -> Duration {

@@ -73,6 +73,8 @@ pub static PASSES: &[PassInfo] = &[
     crate::cse::INFO,
     crate::dce::INFO,
     crate::simplify_shapes::INFO,
+    crate::simplify_gathers::INFO,
+    crate::raise_padding_mask::INFO,
     PassInfo {
         name: "raise-layer-norm",
         summary: "recognise layer normalization written out in arithmetic",
