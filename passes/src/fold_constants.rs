@@ -14,9 +14,9 @@
 //! After:
 //! ```ir
 //! graph @g(%x: f32[2, 3]) {
-//!   const @a: f32[3] = full(6)
+//!   const @b: f32[3] = [6.0, 6.0, 6.0]
 //!   const @shape: i64[2] = [2, 3]
-//!   %0 = add %x, @a : f32[2, 3]
+//!   %0 = add %x, @b : f32[2, 3]
 //!   return %0, @shape
 //! }
 //! ```

@@ -5,20 +5,18 @@
 //! graph @g(%mask: bool[b, s]) dims(b, s) {
 //!   const @zero: i64[] = 0
 //!   const @one: i64[] = 1
-//!   const @axes: i64[3] = [0, 1, 2]
-//!   const @flat: i64[1] = [-1]
-//!   %0 = reshape %mask, @flat : bool[b*s]
-//!   %1 = size %0 : i64[]
-//!   %2 = range @zero, %1, @one : i64[b*s]
-//!   %3 = unsqueeze %2, @axes : i64[1, 1, 1, b*s]
-//!   %4 = gather %0, %3 {axis = 0} : bool[1, 1, 1, b*s]
+//!   %0 = dims [s] : i64[1]
+//!   %1 = view %0 : i64[]
+//!   %2 = range @zero, %1, @one : i64[s]
+//!   %3 = view %2 : i64[1, s]
+//!   %4 = gather %mask, %3 {axis = 1} : bool[b, 1, s]
 //!   return %4
 //! }
 //! ```
 //! After:
 //! ```ir
 //! graph @g(%mask: bool[b, s]) dims(b, s) {
-//!   %0 = view %mask : bool[1, 1, 1, b*s]
+//!   %0 = view %mask : bool[b, 1, s]
 //!   return %0
 //! }
 //! ```
@@ -39,7 +37,7 @@
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Operator, Tensor};
 
-use crate::analysis::access::{Expr, describe};
+use crate::analysis::access::{describe, origin};
 use crate::analysis::affine::Affine;
 use crate::eliminate_identities::same_size;
 use crate::matcher::result;
@@ -101,10 +99,17 @@ fn find(graph: &Graph, node: NodeId) -> Result<Option<Simple>, String> {
     if data.is_none_or(|x| graph.constant(x).is_some() || graph.elements(value).is_some()) {
         return Ok(None);
     }
-    let Expr::Read { tensor, index } = describe(graph, value) else {
+    let Some((tensor, index)) = origin(graph, value) else {
         return Ok(None);
     };
     if tensor == value || graph.constant(tensor).is_some() {
+        return Ok(None);
+    }
+    if index
+        .iter()
+        .any(|i| i.as_constant().is_some_and(|c| *c != Dim::fixed(0)))
+    {
+        // A token is picked, not a range of them.
         return Ok(None);
     }
     view_of(graph, value, tensor, &index).map(|shape| Some(Simple::View(tensor, shape)))

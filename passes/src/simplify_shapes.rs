@@ -3,9 +3,8 @@
 //! Before:
 //! ```ir
 //! graph @g(%x: f32[b, s, 6]) dims(b, s) {
-//!   const @i: i64[1] = [0]
-//!   const @tail: i64[3] = [-1, 2, 3]
-//!   %0 = shape %x {end = 1} : i64[1]
+//!   const @tail: i64[2] = [2, 3]
+//!   %0 = shape %x {end = 2} : i64[2]
 //!   %1 = concat %0, @tail {axis = 0} : i64[4]
 //!   %2 = reshape %x, %1 : f32[b, s, 2, 3]
 //!   return %2
@@ -14,7 +13,7 @@
 //! After:
 //! ```ir
 //! graph @g(%x: f32[b, s, 6]) dims(b, s) {
-//!   %0 = view %x {shape = [b, s, 2, 3]} : f32[b, s, 2, 3]
+//!   %0 = view %x : f32[b, s, 2, 3]
 //!   return %0
 //! }
 //! ```

@@ -48,6 +48,7 @@ fn test(file: &Path) -> Result<(), Failed> {
     settings.set_snapshot_path(file.parent().ok_or("a file has a folder")?);
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
+    settings.set_input_file(file);
     settings.bind(|| insta::assert_snapshot!(name.as_ref(), outcome.snapshot));
     Ok(())
 }

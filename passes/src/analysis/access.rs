@@ -45,10 +45,23 @@ const MAX_PROGRESSION: usize = 1 << 16;
 
 /// The element of `value` at indices `i0, i1, ..`, as an expression of them.
 pub fn describe(graph: &Graph, value: Value) -> Expr {
+    start(graph, value, Through::Arithmetic)
+}
+
+/// Where the elements of `value` are copied from: the value that computes them and the indices of the element in it.
+pub fn origin(graph: &Graph, value: Value) -> Option<(Value, Vec<Affine>)> {
+    match start(graph, value, Through::Copies) {
+        Expr::Read { tensor, index } => Some((tensor, index)),
+        Expr::Affine(_) | Expr::Const(_) | Expr::Apply { .. } => None,
+    }
+}
+
+fn start(graph: &Graph, value: Value, through: Through) -> Expr {
     let shape = graph.shape(value);
     let mut analysis = Analysis {
         graph,
         extents: shape,
+        through,
         budget: BUDGET,
         depth: 0,
     };
@@ -155,8 +168,18 @@ struct Analysis<'g> {
     graph: &'g Graph,
     /// Sizes of the root.
     extents: &'g [Dim],
+    through: Through,
     budget: usize,
     depth: usize,
+}
+
+/// What the analysis looks through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Through {
+    /// Elementwise operators too.
+    Arithmetic,
+    /// Only what copies elements; the indices by which it does are arithmetic.
+    Copies,
 }
 
 impl Analysis<'_> {
@@ -180,7 +203,10 @@ impl Analysis<'_> {
 
     /// The element as an affine integer.
     fn affine(&mut self, value: Value, index: &[Affine]) -> Option<Affine> {
-        match self.element(value, index) {
+        let through = std::mem::replace(&mut self.through, Through::Arithmetic);
+        let element = self.element(value, index);
+        self.through = through;
+        match element {
             Expr::Affine(a) => Some(a),
             Expr::Const(t) => Some(Affine::constant(Dim::fixed(*tensor_ints(&t)?.first()?))),
             Expr::Read { .. } | Expr::Apply { .. } => None,
@@ -262,7 +288,9 @@ impl Analysis<'_> {
                 Operator::Slice => self.slice(node, index),
                 Operator::Gather => self.gather(node, index),
                 Operator::GatherND => self.gather_nd(node, index),
-                _ if is_elementwise(*operator) => self.elementwise(node, index),
+                _ if self.through == Through::Arithmetic && is_elementwise(*operator) => {
+                    self.elementwise(node, index)
+                }
                 _ => None,
             },
         }
