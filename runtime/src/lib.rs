@@ -25,6 +25,7 @@ mod arena;
 mod bind;
 mod check;
 mod cpu;
+mod describe;
 mod error;
 mod jit;
 mod kernels;
@@ -36,6 +37,7 @@ mod program;
 mod session;
 mod steps;
 
+pub use describe::{Description, MatrixDescription, StepDescription};
 pub use error::RuntimeError;
 pub use kernels::Kernels;
 pub use model::{Model, ModelOptions, PortInfo};

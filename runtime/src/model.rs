@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use lancet_artifact::{Plan, PlanError, Weights};
+use lancet_artifact::{Dim, Plan, PlanError, Weights};
 use lancet_ops::DType;
 
 use crate::RuntimeError;
@@ -205,6 +205,11 @@ impl Model {
         self.shared.pool.threads()
     }
 
+    /// A size of the plan as text.
+    pub(crate) fn dim_text(&self, dim: &Dim) -> String {
+        dim_text(&self.shared.program, dim)
+    }
+
     fn ports(&self, ports: &[lancet_artifact::Port]) -> Vec<PortInfo> {
         let program = &self.shared.program;
         ports
@@ -215,7 +220,7 @@ impl Model {
                 shape: program.plan.values[p.value as usize]
                     .shape
                     .iter()
-                    .map(|d| dim_text(program, d))
+                    .map(|d| self.dim_text(d))
                     .collect(),
             })
             .collect()
