@@ -15,6 +15,8 @@ pub(crate) const TILE: usize = 6;
 pub(crate) const ENTRY_BYTES: usize = 16;
 /// Columns of a k-block: 24 KB of a panel of 32 tokens, so that it stays in the first-level cache.
 const K_BLOCK: usize = 192;
+/// Row blocks are at most about this long, to be reused from the second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
 
 pub(super) fn pack(n: usize, k: usize, w: &[f32]) -> Result<PackedMatrix, FormatError> {
     let strips = n.div_ceil(TILE);
@@ -24,7 +26,7 @@ pub(super) fn pack(n: usize, k: usize, w: &[f32]) -> Result<PackedMatrix, Format
     let blocks = k_blocks(k, K_BLOCK);
     let mut bytes = Vec::new();
     let mut out_blocks = Vec::new();
-    for strip in row_blocks(&cost, TILE) {
+    for strip in row_blocks(&cost, TILE, BLOCK_BYTES) {
         let rows = strip.start * TILE..(strip.end * TILE).min(n);
         let offset = bytes.len();
         let (n_tiles, n_singles) = (rows.len() / TILE, rows.len() % TILE);

@@ -2,15 +2,19 @@
 
 use std::ops::Range;
 
-/// Row blocks should have about this many rows and at most this many bytes, to be reused from the second-level cache.
-const ROWS: usize = 256;
-const BYTES: usize = 256 << 10;
+/// Row blocks have at most about this many rows: enough to load x seldom, few enough to share out.
+const ROWS: usize = 384;
 
-/// Cuts `cost.len()` strips of `rows_per_strip` rows into ranges of nearly equal cost (in bytes of packed weight).
-pub(super) fn row_blocks(cost: &[usize], rows_per_strip: usize) -> Vec<Range<usize>> {
+/// Cuts `cost.len()` strips of `rows_per_strip` rows into ranges of nearly equal cost (in bytes of packed weight),
+/// of at most about `max_bytes` each.
+pub(super) fn row_blocks(
+    cost: &[usize],
+    rows_per_strip: usize,
+    max_bytes: usize,
+) -> Vec<Range<usize>> {
     let total: usize = cost.iter().sum();
     let by_rows = (cost.len() * rows_per_strip).div_ceil(ROWS);
-    let by_bytes = total.div_ceil(BYTES);
+    let by_bytes = total.div_ceil(max_bytes);
     let mut blocks = by_rows.max(by_bytes);
     if blocks > 1 {
         blocks = blocks.next_multiple_of(2);
@@ -61,14 +65,14 @@ mod tests {
                 let cost: Vec<usize> = (0..strips)
                     .map(|i| (i * 7919 + seed * 104_729) % 60_000)
                     .collect();
-                let ranges = row_blocks(&cost, 24);
+                let ranges = row_blocks(&cost, 24, 256 << 10);
                 assert_eq!(ranges.first().map(|r| r.start), Some(0));
                 assert_eq!(ranges.last().map(|r| r.end), Some(strips));
                 assert!(ranges.iter().all(|r| !r.is_empty()));
                 assert!(ranges.windows(2).all(|w| w[0].end == w[1].start));
             }
         }
-        assert_eq!(row_blocks(&[1000; 768], 1).len(), 4);
+        assert_eq!(row_blocks(&[400; 768], 1, 576 << 10).len(), 2);
         for k in (1..700).chain([25_601]) {
             let blocks = k_blocks(k, 192);
             assert_eq!(blocks.iter().map(|b| b.len()).sum::<usize>(), k);

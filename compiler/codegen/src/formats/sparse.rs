@@ -26,6 +26,10 @@ pub(crate) const ENTRY_BYTES: usize = 32;
 pub(crate) const GROUP_BYTES: usize = 16;
 /// Groups that kernels may read past the end of the table.
 pub(crate) const GROUPS_AHEAD: usize = 3;
+/// Columns of a k-block: 24 KB of a panel of 32 tokens, so that it stays in the first-level cache.
+const K_BLOCK: usize = 192;
+/// Row blocks are at most about this long: larger ones load x less often, and weights are read in order.
+const BLOCK_BYTES: usize = 576 << 10;
 /// Bytes that kernels may read past the last record.
 const STREAM_AHEAD: usize = 64;
 
@@ -77,13 +81,6 @@ impl Kind {
     /// Rows of a strip, except of the strips that are left over.
     fn rows(self) -> usize {
         if self == Kind::Outputs4 { 4 } else { 1 }
-    }
-
-    /// Columns of a k-block, for the first-level cache at 32 tokens.
-    fn k_block(self) -> usize {
-        match self {
-            Kind::Single | Kind::Inputs4 | Kind::Outputs4 => 256,
-        }
     }
 }
 
@@ -213,7 +210,7 @@ pub(super) fn pack(
     w: &[f32],
 ) -> Result<PackedMatrix, FormatError> {
     let nnz = w.iter().filter(|w| **w != 0.0).count();
-    let cuts = k_blocks(k, kind.k_block());
+    let cuts = k_blocks(k, K_BLOCK);
     let rows_per_strip = kind.rows();
     let cost: Vec<usize> = w
         .chunks(k * rows_per_strip)
@@ -228,7 +225,7 @@ pub(super) fn pack(
         nnz,
         nnz_stored: 0,
     };
-    for range in row_blocks(&cost, rows_per_strip) {
+    for range in row_blocks(&cost, rows_per_strip, BLOCK_BYTES) {
         let rows = range.start * rows_per_strip..(range.end * rows_per_strip).min(n);
         let offset = packed.bytes.len();
         pack_block(kind, &mut packed, w, rows.clone(), &cuts);

@@ -11,6 +11,9 @@ use crate::formats::HEADER_BYTES;
 use crate::formats::sparse::{ENTRY_BYTES, GROUP_BYTES, GROUPS_AHEAD, Kind};
 use crate::kir::{Addr, Builder, Program, Scalar, Vector, Width, at};
 
+/// Rows of the next k-block's x that each group asks for.
+const X_ROWS_AHEAD: i32 = 2;
+
 pub(super) fn program(name: String, kind: Kind, tile: &Tile) -> Program {
     let mut b = Builder::new(name, tile.vl);
     let [block, x, bias, entry, count] = [(); 5].map(|()| b.slot());
@@ -229,7 +232,8 @@ impl Sparse {
         }
     }
 
-    /// Computes the next group's output pointers and asks for the outputs three groups ahead.
+    /// Computes the next group's output pointers and asks for the outputs three groups ahead,
+    /// and for some of the next k-block's inputs.
     fn look_ahead(&self, b: &mut Builder, chunk: Chunk) {
         let scale = self.tile.scale();
         for (i, &row) in self.next_rows.iter().enumerate() {
@@ -253,7 +257,12 @@ impl Sparse {
             }
         }
         b.load_scalar(self.peel, Width::B32, at(self.group, 12));
-        b.prefetch_far(at(self.xk, chunk.bytes).index(self.peel, scale));
+        for r in 0..X_ROWS_AHEAD {
+            for line in (0..bytes).step_by(64) {
+                let bytes = r * self.tile.row_bytes() + chunk.bytes + line;
+                b.prefetch(at(self.xk, bytes).index(self.peel, scale));
+            }
+        }
     }
 
     /// The address of vector `j` of the input row of unit `unit`, `column` rows further.
