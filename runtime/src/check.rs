@@ -253,7 +253,7 @@ impl Operands<'_> {
 
     fn embedding_lookup(&self) -> Result<(), String> {
         let n = self.step.inputs.len();
-        if n < 2 || n % 2 != 0 || self.step.outputs.len() != 1 {
+        if n < 2 || !n.is_multiple_of(2) || self.step.outputs.len() != 1 {
             return Err(format!(
                 "expected pairs of ids and tables and one output, found {n} inputs"
             ));

@@ -174,7 +174,7 @@ impl Plan {
 }
 
 fn validate_range(offset: u64, len: u64, section_bytes: u64) -> Result<(), String> {
-    if offset % ALIGNMENT != 0 {
+    if !offset.is_multiple_of(ALIGNMENT) {
         return Err(format!("offset {offset} is not a multiple of {ALIGNMENT}"));
     }
     match offset.checked_add(len) {

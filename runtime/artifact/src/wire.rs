@@ -519,7 +519,7 @@ fn matrix(i: usize, message: MatrixMessage) -> Result<MatrixDesc, PlanError> {
         },
         (name, parameters) => return Err(error(format!("unknown format `{name}` {parameters:?}"))),
     };
-    if message.row_blocks.len() % 4 != 0 {
+    if !message.row_blocks.len().is_multiple_of(4) {
         return Err(error("row blocks are not records of four".to_owned()));
     }
     let mut row_blocks = Vec::with_capacity(message.row_blocks.len() / 4);
