@@ -9,10 +9,13 @@ use crate::PassError;
 use crate::analysis::padding::padding_mask;
 use crate::heads::view;
 use crate::matcher::{binary, is_dtype, peel, scalar};
-use crate::polynomial::{number, scaled};
+use crate::polynomial::scaled;
 
 /// Steps between a product and its softmax that are looked at.
 const MAX_DEPTH: usize = 12;
+
+/// Sums within a term that are looked into for a mask.
+const MAX_ADDENDS: usize = 4;
 
 /// Added to a score, values up to this leave nothing of it in `f32` or `f64`.
 const ABSORBING: f32 = -1e30;
@@ -144,27 +147,36 @@ pub(crate) fn add_bias(
     let mut bias: Option<Value> = None;
     for term in &scores.terms {
         let (value, fill) = match term.kind {
-            TermKind::Added(value) => (value, f32::NEG_INFINITY),
+            TermKind::Added(value) => (value, f64::NEG_INFINITY),
             TermKind::Filled {
                 condition,
                 when,
                 fill,
-            } => (select(graph, condition, when, fill)?, fill),
+            } => (
+                select(graph, condition, when, fill)?,
+                f64::from(fill) * term.factor,
+            ),
         };
-        let (found, rest) = without_mask(graph, value, shape, MAX_DEPTH)?;
-        let mut addends = rest;
-        match found {
+        let (found, rest) = without_mask(graph, value, term.factor, shape, MAX_ADDENDS)?;
+        let enough = if found.is_some() && mask.is_none() {
+            NEGLIGIBLE
+        } else {
+            ABSORBING
+        };
+        if f64::from(enough) < fill {
+            return Ok(Err(format!(
+                "scores are overwritten by {}, which may not outweigh them",
+                fill as f32
+            )));
+        }
+        let addends = match found {
             Some(m) if mask.is_none() => {
                 let masked_value = (f64::from(m.masked_value) * term.factor) as f32;
                 mask = Some(Mask { masked_value, ..m });
+                rest
             }
-            _ if ABSORBING < fill => {
-                return Ok(Err(format!(
-                    "scores are overwritten by {fill}, which may not outweigh them"
-                )));
-            }
-            _ => addends = vec![value],
-        }
+            _ => vec![value],
+        };
         for addend in addends {
             let fitted = match fit(graph, addend, term, shape)? {
                 Ok(v) => v,
@@ -191,10 +203,11 @@ fn select(graph: &mut Graph, condition: Value, when: bool, fill: f32) -> Result<
     Ok(graph.apply(Operator::Where, Attributes::new(), &operands)?)
 }
 
-/// The key mask that is an addend of `value`, and the other addends.
+/// The key mask that is an addend of `value`, which will be multiplied by `factor`, and the other addends.
 fn without_mask(
     graph: &mut Graph,
     value: Value,
+    factor: f64,
     shape: &[Dim; 4],
     depth: usize,
 ) -> Result<(Option<Mask>, Vec<Value>), PassError> {
@@ -206,21 +219,19 @@ fn without_mask(
     }
     if let Some((a, b)) = binary(graph, value, Operator::Add) {
         for (x, other) in [(a, b), (b, a)] {
-            let (mask, mut rest) = without_mask(graph, x, shape, depth)?;
+            let (mask, mut rest) = without_mask(graph, x, factor, shape, depth)?;
             if mask.is_some() {
                 rest.push(other);
                 return Ok((mask, rest));
             }
         }
     }
+    let outweighs = |fill: f32| f64::from(fill) * factor <= f64::from(ABSORBING);
     if graph.operator(value) == Some(Operator::Where)
         && let [Some(condition), Some(yes), Some(no)] = graph.operands(value.node)[..]
     {
         for (fill, x, when) in [(yes, no, true), (no, yes, false)] {
-            let Some(fill) = number(graph, fill)
-                .map(|f| f as f32)
-                .filter(|f| *f <= ABSORBING)
-            else {
+            let Some(fill) = scalar(graph, fill).filter(|&f| outweighs(f)) else {
                 continue;
             };
             let selected = select(graph, condition, when, fill)?;

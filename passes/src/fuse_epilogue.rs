@@ -1,7 +1,7 @@
 //! Fuses the activation and the residual that follow a `Linear` into it.
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 2], %r: f32[s, 3]) dims(s) {
 //!   const @w: f32[3, 2] = random(seed = 1)
 //!   %0 = linear %x, @w : f32[s, 3]
@@ -11,7 +11,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 2], %r: f32[s, 3]) dims(s) {
 //!   const @w: f32[3, 2] = random(seed = 1)
 //!   %0 = linear %x, @w, _, %r {activation = "relu"} : f32[s, 3]
@@ -26,6 +26,8 @@
 //! other as its residual.
 //!
 //! Numeric effect: exact but for the rounding of intermediate values.
+
+use std::collections::HashSet;
 
 use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, Operator};
@@ -51,12 +53,14 @@ impl Pass for FuseEpilogue {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut matches: Vec<Match> = Vec::new();
+        let mut taken = HashSet::new();
         let order = graph.order();
         // Later products first: a sum of two goes to the later one, which can read the earlier one's result.
         for &node in order.iter().rev() {
             if applied(graph, result(node), Operator::Linear).is_some() {
-                let taken: Vec<Value> = matches.iter().map(|m| m.root).collect();
-                matches.extend(epilogue(graph, node, &taken, cx));
+                let found = epilogue(graph, node, &taken, cx);
+                taken.extend(found.as_ref().map(|m| m.root));
+                matches.extend(found);
             }
         }
         matches.reverse();
@@ -91,7 +95,7 @@ impl Pass for FuseEpilogue {
 fn epilogue(
     graph: &Graph,
     linear: NodeId,
-    taken: &[Value],
+    taken: &HashSet<Value>,
     cx: &mut PassContext<'_>,
 ) -> Option<Match> {
     if graph.operand(linear, 3).is_some() {

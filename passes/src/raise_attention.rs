@@ -1,7 +1,7 @@
 //! Raises softmax attention written out in matrix products to `ScaledDotProductAttention` on `[batch, tokens, hidden]`.
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%q: f32[b, s, 4], %k: f32[b, s, 4], %v: f32[b, s, 4]) dims(b, s) {
 //!   const @scale: f32[] = 0.5
 //!   %0 = view %q : f32[b, s, 2, 2]
@@ -20,7 +20,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%q: f32[b, s, 4], %k: f32[b, s, 4], %v: f32[b, s, 4]) dims(b, s) {
 //!   %0 = scaled_dot_product_attention %q, %k, %v {num_heads = 2, scale = 0.5} : f32[b, s, 4]
 //!   return %0
@@ -192,30 +192,37 @@ fn raise(
     cx: &mut PassContext<'_>,
 ) -> Result<Result<(), String>, PassError> {
     let (q4, k4, v4) = (m.scores.queries, m.scores.keys, m.values);
-    let rank = graph.ty(q4).rank();
-    let (batch, heads) = match rank {
-        4 => (graph.shape(q4)[0].clone(), graph.shape(q4)[1].clone()),
-        _ => batch_and_heads(graph, q4).unwrap_or((graph.shape(q4)[0].clone(), Dim::fixed(1))),
-    };
+    let (batch, heads) = [q4, v4]
+        .into_iter()
+        .find_map(|v| batch_and_heads(graph, v))
+        .unwrap_or((graph.shape(q4)[0].clone(), Dim::fixed(1)));
     let Some(n_heads) = heads.as_fixed().filter(|&h| 1 <= h) else {
         return Ok(Err(format!("the number of heads is {heads}")));
     };
-    let sizes = |v: Value, token: usize, feature: usize| Sizes {
-        batch: batch.clone(),
-        heads: heads.clone(),
-        tokens: graph.shape(v)[rank - 2 + token].clone(),
-        features: graph.shape(v)[rank - 2 + feature].clone(),
-    };
-    let (of_q, of_k, of_v) = (sizes(q4, 0, 1), sizes(k4, 1, 0), sizes(v4, 0, 1));
-    let leading = &graph.shape(q4)[..rank - 2];
-    for (name, v) in [("keys", k4), ("values", v4)] {
-        if graph.ty(v).rank() != rank || graph.shape(v)[..rank - 2] != *leading {
-            let (v, q) = (graph.ty(v), graph.ty(q4));
+    for v in [q4, k4, v4] {
+        let fits = match graph.shape(v) {
+            [b, h, _, _] => *b == batch && *h == heads,
+            [both, _, _] => Some(both) == batch.mul(&heads).as_ref(),
+            _ => false,
+        };
+        if !fits {
+            let ty = graph.ty(v);
             return Ok(Err(format!(
-                "queries {q} and {name} {v} differ in batch or heads"
+                "{ty} does not have {batch} items of {heads} heads"
             )));
         }
     }
+    let sizes = |v: Value, token: usize, feature: usize| {
+        let shape = graph.shape(v);
+        let matrix = &shape[shape.len() - 2..];
+        Sizes {
+            batch: batch.clone(),
+            heads: heads.clone(),
+            tokens: matrix[token].clone(),
+            features: matrix[feature].clone(),
+        }
+    };
+    let (of_q, of_k, of_v) = (sizes(q4, 0, 1), sizes(k4, 1, 0), sizes(v4, 0, 1));
     if of_k.tokens != of_v.tokens || of_q.features != of_k.features {
         return Ok(Err(format!(
             "queries, keys and values do not fit: {}, {}, {}",
@@ -227,11 +234,12 @@ fn raise(
     if [&of_q, &of_k, &of_v].iter().any(|s| s.joined().is_none()) {
         return Ok(Err("the size of joined heads overflows".to_owned()));
     }
-    let token_major = axes(rank, n_heads, [Role::Token, Role::Feature]);
-    let feature_major = axes(rank, n_heads, [Role::Feature, Role::Token]);
-    let q = join(graph, q4, token_major.clone(), &of_q, Scaling::Pass);
-    let k = join(graph, k4, feature_major, &of_k, Scaling::Pass);
-    let v = join(graph, v4, token_major.clone(), &of_v, Scaling::Stop);
+    let token_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Token, Role::Feature]);
+    let feature_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Feature, Role::Token]);
+    let of_result = token_major(m.output);
+    let q = join(graph, q4, token_major(q4), &of_q, Scaling::Pass);
+    let k = join(graph, k4, feature_major(k4), &of_k, Scaling::Pass);
+    let v = join(graph, v4, token_major(v4), &of_v, Scaling::Stop);
     let scale = m.scores.scale * q.scale * k.scale;
     let shape = [
         batch.clone(),
@@ -285,7 +293,7 @@ fn raise(
         tokens: of_q.tokens,
         ..of_v
     };
-    split(graph, result(node), m.output, token_major, &of_output)?;
+    split(graph, result(node), m.output, of_result, &of_output)?;
     Ok(Ok(()))
 }
 
@@ -305,22 +313,26 @@ fn axes(rank: usize, n_heads: i64, last: [Role; 2]) -> Axes {
     [leading, last.map(|role| vec![role]).to_vec()].concat()
 }
 
-/// Batch and heads that the first axis of a value of rank 3 was made of.
+/// The first two axes of a value of rank 4, or those that the first axis of a value of rank 3 was made of.
 fn batch_and_heads(graph: &Graph, value: Value) -> Option<(Dim, Dim)> {
     let mut at = peel(graph, value);
-    let first = graph.shape(at)[0].clone();
+    if let [b, h, _, _] = graph.shape(at) {
+        return Some((b.clone(), h.clone()));
+    }
+    let first = graph.shape(at).first()?.clone();
     loop {
-        let x = match scaled(graph, at) {
-            Some((x, _)) => x,
-            None => graph.operand(at.node, 0)?,
-        };
-        let shape = graph.shape(x);
-        let is_view = matches!(graph.op(at.node), Op::View(_));
-        if is_view && shape.len() == 4 && shape[0].mul(&shape[1])? == first {
-            return Some((shape[0].clone(), shape[1].clone()));
+        if let Some((x, _)) = scaled(graph, at) {
+            at = peel(graph, x);
+            continue;
         }
-        let swaps = permutation(graph, at.node).is_some_and(|p| p == [0, 2, 1]);
-        if !swaps && scaled(graph, at).is_none() {
+        let x = graph.operand(at.node, 0)?;
+        if matches!(graph.op(at.node), Op::View(_)) {
+            return match graph.shape(x) {
+                [b, h, _, _] if b.mul(h)? == first => Some((b.clone(), h.clone())),
+                _ => None,
+            };
+        }
+        if permutation(graph, at.node)? != [0, 2, 1] {
             return None;
         }
         at = peel(graph, x);

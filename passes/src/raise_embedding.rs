@@ -1,7 +1,7 @@
 //! Raises lookups of constant tables, and sums of them, to one `EmbeddingLookup`.
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%ids: i64[b, s], %types: i64[b, s]) dims(b, s) {
 //!   const @words: f32[5, 2] = random(seed = 1)
 //!   const @kinds: f32[2, 2] = random(seed = 2)
@@ -12,7 +12,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%ids: i64[b, s], %types: i64[b, s]) dims(b, s) {
 //!   const @words: f32[5, 2] = random(seed = 1)
 //!   const @kinds: f32[2, 2] = random(seed = 2)
@@ -29,6 +29,8 @@
 //!
 //! Numeric effect: reassociates; the sum of rows is rounded once.
 
+use std::collections::HashMap;
+
 use lancet_ir::{Graph, Op, Value};
 use lancet_ops::{Attributes, DType, Operator};
 
@@ -44,7 +46,8 @@ impl Pass for RaiseEmbedding {
     }
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let mut sums: Vec<(Value, Vec<Value>)> = Vec::new();
+        let mut sums = Sums::new();
+        let mut roots = Vec::new();
         for node in graph.order() {
             let value = result(node);
             let pairs = match graph.operator(value) {
@@ -52,21 +55,27 @@ impl Pass for RaiseEmbedding {
                 Some(Operator::Add) => sum(graph, value, &mut sums),
                 _ => None,
             };
-            sums.extend(pairs.map(|pairs| (value, pairs)));
+            if let Some(pairs) = pairs {
+                sums.insert(value, pairs);
+                roots.push(value);
+            }
         }
         let mut rewrites = Rewrites::new();
-        for (root, pairs) in sums {
-            cx.applied(
-                graph,
-                root.node,
-                format!("raised {} lookups", pairs.len() / 2),
-            );
+        for root in roots {
+            let Some(pairs) = sums.remove(&root) else {
+                continue;
+            };
+            let message = format!("raised {} lookups", pairs.len() / 2);
+            cx.applied(graph, root.node, message);
             let op = Op::Apply(Operator::EmbeddingLookup, Attributes::new());
             rewrites.replace_by(graph, root, op, &pairs)?;
         }
         Ok(rewrites.changed())
     }
 }
+
+/// Indices and tables by the value that is the sum of their lookups.
+type Sums = HashMap<Value, Vec<Value>>;
 
 /// Indices and table of a lookup of rows.
 fn lookup(graph: &Graph, value: Value, cx: &mut PassContext<'_>) -> Option<Vec<Value>> {
@@ -86,20 +95,15 @@ fn lookup(graph: &Graph, value: Value, cx: &mut PassContext<'_>) -> Option<Vec<V
 }
 
 /// Indices and tables of the sum of two lookups, which are taken out of `sums`.
-fn sum(graph: &Graph, value: Value, sums: &mut Vec<(Value, Vec<Value>)>) -> Option<Vec<Value>> {
+fn sum(graph: &Graph, value: Value, sums: &mut Sums) -> Option<Vec<Value>> {
     let (a, b) = binary(graph, value, Operator::Add)?;
-    let find = |v: Value| {
-        graph.single_user(v)?;
-        sums.iter().position(|(root, _)| *root == v)
-    };
-    let (i, j) = (find(a)?, find(b)?);
-    // Tables of one row each would broadcast along features, which lookups do not.
-    if i == j || graph.shape(a).last() != graph.shape(b).last() {
+    // Tables of one column would broadcast along features, which lookups do not.
+    let fits = graph.shape(a).last() == graph.shape(b).last();
+    let used_once = graph.single_user(a).is_some() && graph.single_user(b).is_some();
+    if !fits || !used_once || !sums.contains_key(&b) {
         return None;
     }
-    let mut pairs = sums[i].1.clone();
-    pairs.extend(sums[j].1.iter().copied());
-    sums.remove(i.max(j));
-    sums.remove(i.min(j));
+    let mut pairs = sums.remove(&a)?;
+    pairs.extend(sums.remove(&b)?);
     Some(pairs)
 }

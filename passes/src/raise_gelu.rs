@@ -1,7 +1,7 @@
 //! Raises activations written out in arithmetic: `Gelu` in both forms, and `Swish` (SiLU, quick GELU).
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 4]) dims(s) {
 //!   const @root2: f32[] = 1.4142135
 //!   const @one: f32[] = 1.0
@@ -15,7 +15,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 4]) dims(s) {
 //!   %0 = gelu %x {approximate = "none"} : f32[s, 4]
 //!   return %0
@@ -185,7 +185,7 @@ fn find_root(
 ) -> Option<Value> {
     let mut open = vec![t];
     let mut next = 0;
-    while next < open.len() && open.len() <= MAX_ROOTS {
+    while next < open.len() {
         for (user, _) in graph.users(open[next]) {
             let value = result(user);
             if open.contains(&value) {
@@ -196,6 +196,9 @@ fn find_root(
                     return Some(value);
                 }
                 open.push(value);
+                if MAX_ROOTS < open.len() {
+                    return None;
+                }
             }
         }
         next += 1;

@@ -1,7 +1,7 @@
 //! Raises layer normalization and root-mean-square normalization written out in arithmetic.
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 4]) dims(s) {
 //!   const @axis: i64[1] = [-1]
 //!   const @two: f32[] = 2.0
@@ -21,7 +21,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 4]) dims(s) {
 //!   const @gamma: f32[4] = [1.0, 2.0, 3.0, 4.0]
 //!   const @beta: f32[4] = [0.5, 0.25, 0.0, -0.5]

@@ -1,7 +1,7 @@
 //! Raises products with a constant matrix, and the bias added to them, to `Linear` with the weight in `[out, in]` order.
 //!
 //! Before:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 2]) dims(s) {
 //!   const @w: f32[2, 3] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 //!   const @b: f32[3] = [0.5, 0.25, 0.125]
@@ -11,7 +11,7 @@
 //! }
 //! ```
 //! After:
-//! ```text
+//! ```ir
 //! graph @g(%x: f32[s, 2]) dims(s) {
 //!   const @w: f32[3, 2] = [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
 //!   const @b: f32[3] = [0.5, 0.25, 0.125]
