@@ -105,10 +105,9 @@ fn find(graph: &Graph, node: NodeId) -> Result<Option<Simple>, String> {
     if tensor == value || graph.constant(tensor).is_some() {
         return Ok(None);
     }
-    if index
-        .iter()
-        .any(|i| i.as_constant().is_some_and(|c| *c != Dim::fixed(0)))
-    {
+    let one = Dim::fixed(1);
+    let picks = |(i, size): (&Affine, &Dim)| *size != one && i.as_constant().is_some();
+    if index.iter().zip(graph.shape(tensor)).any(picks) {
         // A token is picked, not a range of them.
         return Ok(None);
     }

@@ -65,7 +65,18 @@ fn start(graph: &Graph, value: Value, through: Through) -> Expr {
         budget: BUDGET,
         depth: 0,
     };
-    let index: Vec<Affine> = (0..shape.len()).map(Affine::index).collect();
+    let one = Dim::fixed(1);
+    let index: Vec<Affine> = shape
+        .iter()
+        .enumerate()
+        .map(|(axis, size)| {
+            if *size == one {
+                Affine::zero()
+            } else {
+                Affine::index(axis)
+            }
+        })
+        .collect();
     analysis.element(value, &index)
 }
 
