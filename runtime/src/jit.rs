@@ -114,6 +114,17 @@ impl Kernel {
         }
     }
 
+    /// Runs the probe and returns the floating-point operations that it did.
+    ///
+    /// # Panics
+    /// If this is not the probe.
+    pub(crate) fn probe(&self, repetitions: u64, vl: usize) -> u64 {
+        assert!(matches!(self.spec, KernelSpec::FmaProbe), "{}", self.name);
+        // SAFETY: the probe reads its one argument and accesses no other memory.
+        unsafe { self.call(&[repetitions]) }
+        2 * repetitions * (lancet_codegen::kernels::probe::FMAS * vl) as u64
+    }
+
     /// One row block times one panel: `y = w x + bias`.
     ///
     /// `x` is `[k][panel]`, `y` and `bias` have the rows of the block.

@@ -1,10 +1,12 @@
 //! `lancet bench`: latency and throughput at one shape.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
 use lancet::{DType, ModelOptions, Session, TensorView};
+use lancet_runtime::StepTrace;
 use serde_json::json;
 
 use super::inputs::{InputSpec, draw};
@@ -114,8 +116,54 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             break;
         }
     }
+    if args.profile {
+        session.set_tracing(true);
+        session.run_in_place(&views).map_err(fail)?;
+        print_profile(session.trace(), loaded.threads());
+    }
     report(args, loaded.threads(), first, times);
     Ok(())
+}
+
+/// Prints time, share and rate for each kernel, longest first, on stderr.
+fn print_profile(trace: &[StepTrace], n_threads: usize) {
+    let mut kinds = BTreeMap::<&str, (usize, u64, u64)>::new();
+    for step in trace {
+        let (n, nanoseconds, flops) = kinds.entry(&step.kernel).or_default();
+        *n += 1;
+        *nanoseconds += step.nanoseconds;
+        *flops += step.flops;
+    }
+    let total: u64 = trace.iter().map(|s| s.nanoseconds).sum::<u64>().max(1);
+    let peak = lancet_runtime::peak_gflops() * n_threads as f64;
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, (_, nanoseconds, _))| std::cmp::Reverse(*nanoseconds));
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["step", "count", "ms", "share", "GFLOP/s", "of peak"]);
+    let all = (
+        "all",
+        (trace.len(), total, trace.iter().map(|s| s.flops).sum()),
+    );
+    for (name, (n, nanoseconds, flops)) in kinds.into_iter().chain([all]) {
+        let rate = flops as f64 / nanoseconds.max(1) as f64;
+        let (gflops, share) = match flops {
+            0 => (String::new(), String::new()),
+            _ => (
+                format!("{rate:.1}"),
+                format!("{:.0} %", 100.0 * rate / peak),
+            ),
+        };
+        table.add_row([
+            name.to_owned(),
+            n.to_string(),
+            format!("{:.3}", nanoseconds as f64 * 1e-6),
+            format!("{:.1} %", 100.0 * nanoseconds as f64 / total as f64),
+            gflops,
+            share,
+        ]);
+    }
+    eprintln!("{table}");
 }
 
 fn report(args: &Args, n_threads: usize, first: Duration, mut times: Vec<f64>) {

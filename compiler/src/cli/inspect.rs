@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
 use lancet::{ModelOptions, RemarkKind};
-use lancet_artifact::{Dim, Plan, Port, StepKind};
+use lancet_artifact::{Dim, Plan, Port, StepKind, Storage};
 use serde_json::{Value, json};
 
 use super::{Failure, model, print_json};
@@ -40,6 +40,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print_json(&json!({
             "inputs": ports(&plan, &plan.inputs),
             "outputs": ports(&plan, &plan.outputs),
+            "parameters": n_parameters(&plan),
             "steps": step_counts(&plan).into_iter().map(|(k, n)| (k, json!(n))).collect::<serde_json::Map<_, _>>(),
             "matrices": plan.matrices.iter().map(matrix).collect::<Vec<_>>(),
             "missed": missed,
@@ -91,21 +92,51 @@ fn print_tables(plan: &Plan) {
         "matrix",
         "out x in",
         "zeros",
+        "pattern",
         "format",
         "bytes",
         "dense bytes",
+        "predicted",
     ]);
     for m in &plan.matrices {
         matrices.add_row([
             m.name.clone(),
             format!("{} x {}", m.n, m.k),
             format!("{:.1} %", 100.0 * sparsity(m)),
+            m.pattern.clone(),
             m.format.to_string(),
             m.len.to_string(),
             (4 * u64::from(m.n) * u64::from(m.k)).to_string(),
+            format!("{:.2}x", m.predicted_speedup),
         ]);
     }
     println!("{matrices}");
+    println!(
+        "{} parameters, {} of them in packed matrices",
+        n_parameters(plan),
+        n_packed(plan)
+    );
+}
+
+/// Elements of every weight that the plan reads, zeros included.
+fn n_parameters(plan: &Plan) -> u64 {
+    let constants = plan.values.iter().filter_map(|v| match v.storage {
+        Storage::Weights { .. } => v
+            .shape
+            .iter()
+            .map(|d| u64::try_from(d.as_fixed()?).ok())
+            .product::<Option<u64>>(),
+        Storage::Input(_) | Storage::Slot => None,
+    });
+    constants.sum::<u64>() + n_packed(plan)
+}
+
+/// Elements of packed matrices, zeros included.
+fn n_packed(plan: &Plan) -> u64 {
+    plan.matrices
+        .iter()
+        .map(|m| u64::from(m.n) * u64::from(m.k))
+        .sum()
 }
 
 fn table(header: &[&str]) -> Table {
@@ -131,7 +162,9 @@ fn matrix(m: &lancet_artifact::MatrixDesc) -> Value {
         "n": m.n,
         "k": m.k,
         "sparsity": sparsity(m),
+        "pattern": m.pattern,
         "format": m.format.to_string(),
+        "predicted_speedup": m.predicted_speedup,
         "bytes": m.len,
     })
 }

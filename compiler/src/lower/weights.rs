@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use lancet_artifact::{MatrixDesc, WeightFormat as PlanFormat, Weights};
 use lancet_ir::{Graph, Layout, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
+use lancet_passes::analysis::cost::predict;
+use lancet_passes::analysis::sparsity::SparsityPattern;
 
 use super::{LowerError, describe, unsupported};
 
@@ -62,6 +64,9 @@ impl<'g> Placement<'g> {
         };
         let matrix = lancet_codegen::formats::pack(wanted, n, k, w)
             .map_err(|e| unsupported(graph, node, &format!("cannot be packed: {e}")))?;
+        let pattern = SparsityPattern::of(w, n, k);
+        let dense = predict(&pattern, WeightFormat::Dense).total();
+        let predicted_speedup = dense / predict(&pattern, *format).total().max(1.0);
         let len = matrix.bytes.len() as u64;
         let offset = self.weights.push(matrix.bytes);
         Ok(MatrixDesc {
@@ -73,6 +78,8 @@ impl<'g> Placement<'g> {
             len,
             row_blocks: matrix.row_blocks,
             nnz: matrix.nnz as u64,
+            pattern: pattern.name(),
+            predicted_speedup: predicted_speedup as f32,
         })
     }
 }

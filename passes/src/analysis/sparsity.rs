@@ -8,6 +8,9 @@ use lancet_ir::WeightFormat;
 /// Output blocks (R x 1) and input blocks (1 x C) that kernels exist for, larger first.
 pub const BLOCKS: [(u8, u8); 5] = [(32, 1), (16, 1), (8, 1), (4, 1), (1, 4)];
 
+/// Position in [`BLOCKS`] of the only one that groups inputs.
+const INPUT_BLOCKS: usize = 4;
+
 /// Zeros of one matrix, counted for every candidate format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparsityPattern {
@@ -40,35 +43,34 @@ impl SparsityPattern {
             stored: [0; BLOCKS.len()],
             max_in_group_of_4: 0,
         };
-        let mut used_cols = vec![false; k];
-        let mut band_cols = vec![[false; BLOCKS.len()]; k];
+        // Bit `b` of a column's mask: the column has a non-zero in the current band of rows of `BLOCKS[b]`; bit 7: in any row.
+        const ANY_ROW: u8 = 1 << 7;
+        let mut masks = vec![0u8; k];
         for i in 0..n {
             let row = &w[i * k..(i + 1) * k];
-            let before = pattern.nnz;
-            for (j, &x) in row.iter().enumerate() {
-                if x != 0.0 {
-                    pattern.nnz += 1;
-                    used_cols[j] = true;
-                    band_cols[j] = [true; BLOCKS.len()];
-                }
+            let mut in_row = 0;
+            for (mask, &x) in masks.iter_mut().zip(row) {
+                let set = u8::from(x != 0.0);
+                in_row += usize::from(set);
+                *mask |= set.wrapping_neg();
             }
-            pattern.n_zero_rows += usize::from(pattern.nnz == before);
+            pattern.nnz += in_row;
+            pattern.n_zero_rows += usize::from(in_row == 0);
             for group in row.chunks(4) {
-                let count = group.iter().filter(|x| **x != 0.0).count();
-                pattern.max_in_group_of_4 = pattern.max_in_group_of_4.max(count as u8);
-                pattern.stored[4] += if count > 0 { group.len() } else { 0 };
+                let count = group.iter().map(|x| u8::from(*x != 0.0)).sum::<u8>();
+                pattern.max_in_group_of_4 = pattern.max_in_group_of_4.max(count);
+                pattern.stored[INPUT_BLOCKS] += if count > 0 { group.len() } else { 0 };
             }
-            for (b, &(r, _)) in BLOCKS.iter().enumerate().take(4) {
+            for (b, &(r, _)) in BLOCKS[..INPUT_BLOCKS].iter().enumerate() {
                 let r = usize::from(r);
                 if (i + 1) % r == 0 || i + 1 == n {
-                    let n_rows = i % r + 1;
-                    for used in &mut band_cols {
-                        pattern.stored[b] += if used[b] { n_rows } else { 0 };
-                        used[b] = false;
-                    }
+                    let used: usize = masks.iter().map(|m| usize::from(m >> b & 1)).sum();
+                    pattern.stored[b] += used * (i % r + 1);
+                    masks.iter_mut().for_each(|m| *m &= !(1 << b));
                 }
             }
         }
+        let used_cols = masks.iter().map(|m| m & ANY_ROW != 0).collect::<Vec<_>>();
         pattern.n_zero_cols = used_cols.iter().filter(|u| !**u).count();
         pattern
     }

@@ -244,6 +244,10 @@ pub struct MatrixDesc {
     pub row_blocks: Vec<RowBlock>,
     /// Number of non-zero weights.
     pub nnz: u64,
+    /// The pattern that the zeros form, for people: `4x1 blocks`.
+    pub pattern: String,
+    /// Predicted time of the dense product over that of this one.
+    pub predicted_speedup: f32,
 }
 
 /// Consecutive output rows of a packed weight.

@@ -51,4 +51,6 @@ pub enum KernelSpec {
     AttentionProduct,
     /// Softmax over the keys of a tile of scores.
     AttentionSoftmax,
+    /// Multiply-adds between registers and nothing else: measures the peak of the CPU.
+    FmaProbe,
 }

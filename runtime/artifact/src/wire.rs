@@ -224,6 +224,10 @@ struct MatrixMessage {
     row_blocks: Vec<u64>,
     #[prost(uint64, tag = "9")]
     nnz: u64,
+    #[prost(string, tag = "10")]
+    pattern: String,
+    #[prost(float, tag = "11")]
+    predicted_speedup: f32,
 }
 
 impl Plan {
@@ -502,6 +506,8 @@ fn matrix_message(matrix: &MatrixDesc) -> MatrixMessage {
             .flat_map(|b| [b.offset, b.len, u64::from(b.row0), u64::from(b.n_rows)])
             .collect(),
         nnz: matrix.nnz,
+        pattern: matrix.pattern.clone(),
+        predicted_speedup: matrix.predicted_speedup,
     }
 }
 
@@ -545,6 +551,8 @@ fn matrix(i: usize, message: MatrixMessage) -> Result<MatrixDesc, PlanError> {
         len: message.len,
         row_blocks,
         nnz: message.nnz,
+        pattern: message.pattern,
+        predicted_speedup: message.predicted_speedup,
         name: message.name,
     })
 }

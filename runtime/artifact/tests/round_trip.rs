@@ -111,8 +111,10 @@ fn matrix() -> impl Strategy<Value = MatrixDesc> {
         any::<u64>(),
         any::<u64>(),
     );
-    (text(), format, sizes, vec(block, 0..3)).prop_map(
-        |(name, format, (n, k, offset, len, nnz), row_blocks)| MatrixDesc {
+    (text(), format, sizes, vec(block, 0..3), 0f32..100.0).prop_map(
+        |(name, format, (n, k, offset, len, nnz), row_blocks, predicted_speedup)| MatrixDesc {
+            pattern: name.clone(),
+            predicted_speedup,
             name,
             format,
             n,

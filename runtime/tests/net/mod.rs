@@ -185,6 +185,8 @@ impl Net {
         let offset = self.weights.push(packed.bytes);
         let matrix = self.plan.matrices.len() as u32;
         self.plan.matrices.push(MatrixDesc {
+            pattern: "unknown".to_owned(),
+            predicted_speedup: 1.0,
             name: format!("m{matrix}"),
             format: packed.format,
             n: n as u32,

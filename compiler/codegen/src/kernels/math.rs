@@ -6,6 +6,11 @@
 //! The coefficients are minimax fits, found by iteratively reweighted least squares (Lawson's algorithm on the linearised
 //! rational problem, in f64); errors stated are those of the f32 evaluation, and tests sweep them.
 
+#![allow(
+    clippy::excessive_precision,
+    reason = "coefficients are written as they were fitted"
+)]
+
 use crate::kir::{Binary, Builder, Shift, Vector};
 use lancet_artifact::Activation;
 
@@ -13,7 +18,7 @@ use lancet_artifact::Activation;
 const ERF: OddRational = OddRational {
     clamp: 3.95,
     p: &[
-        1.128_379_0,
+        std::f32::consts::FRAC_2_SQRT_PI,
         1.940_372e-1,
         5.320_715_5e-2,
         3.917_354e-3,

@@ -5,6 +5,7 @@ mod dense;
 mod epilogue;
 mod layer_norm;
 mod math;
+pub mod probe;
 mod sparse;
 
 use lancet_artifact::WeightFormat;
@@ -74,6 +75,10 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 format!("f32_attention_product_v{vl}"),
                 vl,
             ))
+        }
+        KernelSpec::FmaProbe => {
+            let vl = features.vl(16);
+            Ok(probe::program(format!("f32_fma_probe_v{vl}"), vl))
         }
         KernelSpec::AttentionSoftmax => {
             let vl = features.vl(attention::QUERIES);
