@@ -2,8 +2,8 @@
 //!
 //! Nodes are taken in the order of the file wherever that is an order of evaluation, and are sorted where it is not. Only
 //! nodes that an output needs are looked at. Calls of the model's own functions and branches of an `If` with a constant
-//! condition are walked in place. When a node fails, its results are bound to [`Binding::Failed`], and whatever needs them
-//! is passed over, so that each problem is reported once.
+//! condition are walked in place. When a node fails, its results are bound to [`Binding::Failed`], and of whatever needs them
+//! only the operator is looked at: each problem is reported once, and every unsupported operator at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -150,7 +150,13 @@ impl<'a> Walk<'a> {
         for &index in &plan.order {
             let node = &nodes[index];
             let results = match self.operands(node, scope) {
-                Ok(None) => Vec::new(),
+                Ok(None) => {
+                    // Nothing else can be said of a node without its operands.
+                    if !self.is_supported(node, scope) {
+                        self.errors.add(&place(node, scope), Fault::Operator);
+                    }
+                    Vec::new()
+                }
                 Ok(Some(operands)) => {
                     let used = node.output.iter().map(|o| plan.used.contains(o.as_str()));
                     self.node(node, operands, used.collect(), scope)
@@ -267,6 +273,17 @@ impl<'a> Walk<'a> {
             // A name that is given twice has been reported.
             scope.bind(output, binding);
         }
+    }
+
+    /// False if the operator of a node is one that no model may use.
+    fn is_supported(&self, node: &NodeProto, scope: &Scope<'_>) -> bool {
+        let domain = domain(&node.domain);
+        let op = node.op_type.as_str();
+        let is_function = self
+            .functions
+            .contains_key(&(domain, op, node.overload.as_str()));
+        let opset = scope.opsets.get(domain).copied().unwrap_or(1);
+        is_function || (domain.is_empty() && op == "If") || ops::is_supported(domain, op, opset)
     }
 
     /// Adds one node, and gives its results; those that nothing uses may be absent.

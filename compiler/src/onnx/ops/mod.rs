@@ -39,6 +39,13 @@ pub(crate) fn is_known(domain: &str, op: &str) -> bool {
     operator(domain, op).is_some() || op == "Constant"
 }
 
+/// True if nodes of this operator are read from models of this opset, attributes and types aside.
+pub(crate) fn is_supported(domain: &str, op: &str, opset: i64) -> bool {
+    let known = is_known(domain, op) || (domain == "com.microsoft" && quantize::is_known(op));
+    let is_old = domain.is_empty() && opset < 7;
+    known && (!is_old || OLD.iter().any(|o| o.0 == op && o.1 <= opset))
+}
+
 /// The table's operator for a name of the file.
 fn operator(domain: &str, op: &str) -> Option<Operator> {
     match (domain, op) {
@@ -121,13 +128,7 @@ const OLD: &[(&str, i64)] = &[
 /// # Errors
 /// Everything that is wrong with it.
 pub(crate) fn add(graph: &mut Graph, call: Call<'_>) -> Results {
-    let known = is_known(call.domain, call.op)
-        || (call.domain == "com.microsoft" && quantize::is_known(call.op));
-    if !known {
-        return Err(Fault::Operator.into());
-    }
-    let is_old = call.domain.is_empty() && call.opset < 7;
-    if is_old && !OLD.iter().any(|o| o.0 == call.op && o.1 <= call.opset) {
+    if !is_supported(call.domain, call.op, call.opset) {
         return Err(Fault::Operator.into());
     }
     let mut l = Lowering { graph, call };
