@@ -10,7 +10,7 @@ use lancet_runtime::StepTrace;
 use serde_json::json;
 
 use super::inputs::{InputSpec, draw};
-use super::{Failure, Kind, model, print_json};
+use super::{Failure, Kind, model, print};
 
 /// Measure latency and throughput
 #[derive(Debug, clap::Args)]
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             }
         })
         .collect();
-    let inputs = draw(&specs, args.batch, args.seq);
+    let inputs = draw(&specs, args.batch, args.seq)?;
     let views: Vec<(&str, TensorView<'_>)> =
         inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let mut session = Session::new(&loaded);
@@ -121,8 +121,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         session.run_in_place(&views).map_err(fail)?;
         print_profile(session.trace(), loaded.threads());
     }
-    report(args, loaded.threads(), first, times);
-    Ok(())
+    report(args, loaded.threads(), first, times)
 }
 
 /// Prints time, share and rate for each kernel, longest first, on stderr.
@@ -166,14 +165,19 @@ fn print_profile(trace: &[StepTrace], n_threads: usize) {
     eprintln!("{table}");
 }
 
-fn report(args: &Args, n_threads: usize, first: Duration, mut times: Vec<f64>) {
+fn report(
+    args: &Args,
+    n_threads: usize,
+    first: Duration,
+    mut times: Vec<f64>,
+) -> Result<(), Failure> {
     let mean = times.iter().sum::<f64>() / times.len() as f64;
     times.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
     let tokens = (args.batch * args.seq) as f64;
     let tokens_per_second = tokens / (at(0.5) * 1e-3);
     if args.json {
-        print_json(&json!({
+        return print(json!({
             "model": args.model,
             "batch": args.batch,
             "seq": args.seq,
@@ -186,7 +190,6 @@ fn report(args: &Args, n_threads: usize, first: Duration, mut times: Vec<f64>) {
             "mean_ms": mean,
             "tokens_per_second": tokens_per_second,
         }));
-        return;
     }
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
@@ -211,5 +214,5 @@ fn report(args: &Args, n_threads: usize, first: Duration, mut times: Vec<f64>) {
         format!("{mean:.3}"),
         format!("{tokens_per_second:.0}"),
     ]);
-    println!("{table}");
+    print(table)
 }

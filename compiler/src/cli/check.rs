@@ -1,13 +1,15 @@
 //! `lancet check`: models in the layout of the ONNX test suite against their expected outputs.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
-use lancet::onnx::testsuite::{Case, Comparison, compare, discover};
+use indicatif::{ProgressBar, ProgressStyle};
+use lancet::onnx::testsuite::{Case, Comparison, TestSuiteError, compare, discover};
 use lancet::{Model, ModelOptions, Session, TensorView};
 use serde_json::{Value, json};
 
-use super::{Failure, Kind, model, print_json};
+use super::{Failure, Kind, model, print};
 
 /// Run models in the ONNX test-suite layout and compare every output
 #[derive(Debug, clap::Args)]
@@ -39,14 +41,16 @@ struct Outcome {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut cases = Vec::new();
     for path in &args.paths {
-        cases.extend(discover(path).map_err(|e| Failure::new(Kind::InvalidFile, e))?);
+        cases.extend(discover(path).map_err(|e| failure(&e))?);
     }
     let options = ModelOptions {
         threads: args.threads,
         ..ModelOptions::default()
     };
     let mut outcomes = Vec::new();
+    let bar = progress(cases.len());
     for case in &cases {
+        bar.set_message(case.name.clone());
         let mut outcome = check(case, &options);
         if args.layerwise && !outcome.problems.is_empty() && outcome.kind.is_none() {
             outcome
@@ -54,8 +58,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 .extend(super::layerwise::first_difference(case)?);
         }
         outcomes.push(outcome);
+        bar.inc(1);
     }
-    report(args, &outcomes);
+    bar.finish_and_clear();
+    report(args, &outcomes)?;
     let n_failed = outcomes.iter().filter(|o| !o.problems.is_empty()).count();
     if n_failed == 0 {
         return Ok(());
@@ -66,6 +72,28 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     ))
 }
 
+/// What is wrong with a folder of cases, as an exit code.
+fn failure(error: &TestSuiteError) -> Failure {
+    let kind = match error {
+        TestSuiteError::Io { .. } => Kind::Io,
+        TestSuiteError::Tensor(errors) => model::import_kind(errors),
+        TestSuiteError::Tolerance { .. }
+        | TestSuiteError::NoCases { .. }
+        | TestSuiteError::Data { .. } => Kind::InvalidFile,
+    };
+    Failure::new(kind, error)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(n_cases: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}")
+        .expect("the template is valid");
+    ProgressBar::new(n_cases as u64).with_style(style)
+}
+
 fn check(case: &Case, options: &ModelOptions) -> Outcome {
     let mut outcome = Outcome {
         name: case.name.clone(),
@@ -74,6 +102,10 @@ fn check(case: &Case, options: &ModelOptions) -> Outcome {
         problems: Vec::new(),
         kind: None,
     };
+    if case.data_sets.is_empty() {
+        // A case that compares nothing must not count as one that agrees.
+        outcome.problems.push("no test_data_set_N".to_owned());
+    }
     match model::load(&case.model, options) {
         Ok(loaded) => {
             for set in 0..case.data_sets.len() {
@@ -144,17 +176,16 @@ fn describe(c: &Comparison) -> String {
     }
 }
 
-fn report(args: &Args, outcomes: &[Outcome]) {
+fn report(args: &Args, outcomes: &[Outcome]) -> Result<(), Failure> {
     let n_failed = outcomes.iter().filter(|o| !o.problems.is_empty()).count();
     if args.json {
         let cases: Vec<Value> = outcomes
             .iter()
             .map(|o| json!({ "name": o.name, "data_sets": o.n_data_sets, "max_abs": o.max_abs, "problems": o.problems }))
             .collect();
-        print_json(
-            &json!({ "passed": outcomes.len() - n_failed, "failed": n_failed, "cases": cases }),
+        return print(
+            json!({ "passed": outcomes.len() - n_failed, "failed": n_failed, "cases": cases }),
         );
-        return;
     }
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
@@ -176,6 +207,9 @@ fn report(args: &Args, outcomes: &[Outcome]) {
             verdict,
         ]);
     }
-    println!("{table}");
-    println!("{} passed, {n_failed} failed", outcomes.len() - n_failed);
+    print(table)?;
+    print(format_args!(
+        "{} passed, {n_failed} failed",
+        outcomes.len() - n_failed
+    ))
 }

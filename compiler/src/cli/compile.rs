@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileError, CompileOptions, Compiled};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Failure, Kind, model, print_json};
+use super::{Failure, Kind, model, print};
 
 /// Compile an ONNX model to an artifact
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub(super) struct PassArgs {
     #[arg(long)]
     pub time_passes: bool,
     /// Print the IR after this pass, or after `all`, on stdout
-    #[arg(long, value_name = "PASS|all")]
+    #[arg(long, value_name = "PASS|all", conflicts_with = "json")]
     pub dump_ir_after: Option<String>,
 }
 
@@ -62,15 +62,19 @@ impl PassArgs {
             .map_err(|e| model::import_failure(path, &e))?;
         let wanted = self.dump_ir_after.as_deref();
         let mut known = wanted.is_none_or(|w| w == "all");
+        let mut printed = Ok(());
         let compiled = lancet::compile(graph, &self.options(), &mut |pass, graph| {
             spinner.set_message(pass);
             if wanted == Some("all") || wanted == Some(pass) {
                 known = true;
-                println!("; after {pass}\n{}", lancet_ir::print(graph));
+                let text = lancet_ir::print(graph);
+                printed = std::mem::replace(&mut printed, Ok(()))
+                    .and_then(|()| print(format_args!("; after {pass}\n{text}")));
             }
         })
         .map_err(|e: CompileError| model::compile_failure(path, &e))?;
         spinner.finish_and_clear();
+        printed?;
         if !known {
             let message = format!(
                 "--dump-ir-after {}: no such pass ran",
@@ -144,13 +148,38 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .len();
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
-        print_json(&json!({ "artifact": output, "bytes": bytes, "seconds": seconds }));
-    } else {
-        eprintln!(
-            "{}: {:.1} MB in {seconds:.2} s",
-            output.display(),
-            bytes as f64 / 1e6
-        );
+        return print(report(&output, bytes, seconds, &compiled));
     }
+    eprintln!(
+        "{}: {:.1} MB in {seconds:.2} s",
+        output.display(),
+        bytes as f64 / 1e6
+    );
     Ok(())
+}
+
+fn report(output: &Path, bytes: u64, seconds: f64, compiled: &Compiled) -> Value {
+    let passes: Vec<Value> = compiled
+        .report
+        .passes
+        .iter()
+        .map(|p| {
+            let changed = p.changed == lancet_passes::Changed::Yes;
+            let ms = p.time.as_secs_f64() * 1e3;
+            json!({ "pass": p.pass, "changed": changed, "nodes": p.n_nodes, "ms": ms })
+        })
+        .collect();
+    let remarks: Vec<Value> = compiled
+        .report
+        .remarks
+        .iter()
+        .map(|r| json!({ "pass": r.pass, "kind": r.kind.to_string(), "node": r.node, "message": r.message }))
+        .collect();
+    json!({
+        "artifact": output,
+        "bytes": bytes,
+        "seconds": seconds,
+        "passes": passes,
+        "remarks": remarks,
+    })
 }

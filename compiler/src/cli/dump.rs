@@ -9,7 +9,7 @@ use lancet::{CompileOptions, Model, ModelOptions};
 use lancet_artifact::{Activation, KernelSpec, Plan, StepKind};
 use lancet_codegen::{CpuFeatures, Isa};
 
-use super::{Failure, Kind, model};
+use super::{Failure, Kind, model, print};
 
 /// Print a model at one stage: `import`, a pass's name, `plan`, `clif` or `asm`
 #[derive(Debug, clap::Args)]
@@ -26,12 +26,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match args.stage.as_str() {
-        "plan" => println!("{:#?}", load(args)?.plan()),
-        "clif" => kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64))?,
-        "asm" => kernels(&load(args)?, &CpuFeatures::avx2())?,
-        _ => graph(args)?,
+        "plan" => print(format_args!("{:#?}", load(args)?.plan())),
+        "clif" => kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64)),
+        "asm" => kernels(&load(args)?, &CpuFeatures::avx2()),
+        _ => graph(args),
     }
-    Ok(())
 }
 
 fn load(args: &Args) -> Result<Model, Failure> {
@@ -58,8 +57,7 @@ fn graph(args: &Args) -> Result<(), Failure> {
     let mut graph = onnx::import_file(&args.model, &ImportOptions::default())
         .map_err(|e| model::import_failure(&args.model, &e))?;
     if args.stage == "import" {
-        print!("{}", lancet_ir::print(&graph));
-        return Ok(());
+        return print(lancet_ir::print(&graph).trim_end());
     }
     let mut found = None;
     lancet::optimize(&mut graph, &compile_options(args), &mut |pass, graph| {
@@ -69,16 +67,15 @@ fn graph(args: &Args) -> Result<(), Failure> {
     })
     .map_err(|e| model::compile_failure(&args.model, &e.into()))?;
     match found {
-        Some(text) => print!("{text}"),
+        Some(text) => print(text.trim_end()),
         None => {
             let message = format!(
                 "--stage {}: neither `import`, `plan`, `clif`, `asm` nor a pass that runs",
                 args.stage
             );
-            return Err(Failure::new(Kind::Usage, message));
+            Err(Failure::new(Kind::Usage, message))
         }
     }
-    Ok(())
 }
 
 /// Prints each kernel that the plan's steps use, for full panels of 32 tokens.
@@ -86,11 +83,11 @@ fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
     for spec in specs(model.plan()) {
         let kernel =
             lancet_codegen::emit(&spec, features).map_err(|e| Failure::new(Kind::Bug, e))?;
-        println!(
+        print(format_args!(
             "; {}\n{}",
             kernel.name,
             lancet_codegen::disassemble(&kernel)
-        );
+        ))?;
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use lancet::{DType, Data, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::{Failure, Kind};
+
 /// What is known of one input before sizes are bound.
 pub(super) struct InputSpec<'a> {
     pub name: &'a str,
@@ -12,11 +14,21 @@ pub(super) struct InputSpec<'a> {
     pub dims: Vec<Result<usize, &'a str>>,
 }
 
+/// Most elements of an input.
+const MAX_ELEMENTS: usize = 1 << 28;
+
 /// Draws every input for a batch and a length.
 ///
 /// A dimension whose symbol contains `seq`, `len` or `tok` is the length, one that contains `batch` the batch; others are
 /// told by their position, outermost first. Masks are all ones, identifiers are small, other integers zero.
-pub(super) fn draw(specs: &[InputSpec<'_>], batch: usize, seq: usize) -> Vec<(String, Tensor)> {
+///
+/// # Errors
+/// [`Kind::Limit`] if an input would have more than [`MAX_ELEMENTS`].
+pub(super) fn draw(
+    specs: &[InputSpec<'_>],
+    batch: usize,
+    seq: usize,
+) -> Result<Vec<(String, Tensor)>, Failure> {
     let mut rng = Pcg64Mcg::seed_from_u64(0);
     specs
         .iter()
@@ -27,11 +39,21 @@ pub(super) fn draw(specs: &[InputSpec<'_>], batch: usize, seq: usize) -> Vec<(St
                 .enumerate()
                 .map(|(i, d)| size(i, *d, batch, seq))
                 .collect();
-            let n = shape.iter().product();
+            let n = shape
+                .iter()
+                .try_fold(1usize, |n, &d| n.checked_mul(d))
+                .filter(|&n| n <= MAX_ELEMENTS);
+            let Some(n) = n else {
+                let message = format!(
+                    "input `{}` {shape:?}: more than {MAX_ELEMENTS} elements",
+                    spec.name
+                );
+                return Err(Failure::new(Kind::Limit, message));
+            };
             let data = elements(spec, n, &mut rng);
             let tensor =
                 Tensor::try_new(shape, data).expect("as many elements were drawn as the shape has");
-            (spec.name.to_owned(), tensor)
+            Ok((spec.name.to_owned(), tensor))
         })
         .collect()
 }

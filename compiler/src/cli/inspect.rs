@@ -7,7 +7,7 @@ use lancet::{ModelOptions, RemarkKind};
 use lancet_artifact::{Dim, Plan, Port, StepKind, Storage};
 use serde_json::{Value, json};
 
-use super::{Failure, model, print_json};
+use super::{Failure, model, print};
 
 /// Show inputs, outputs, operators, weights, their sparsity and what each is predicted to gain
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .map(ToString::to_string)
         .collect();
     if args.json {
-        print_json(&json!({
+        return print(json!({
             "inputs": ports(&plan, &plan.inputs),
             "outputs": ports(&plan, &plan.outputs),
             "parameters": n_parameters(&plan),
@@ -45,16 +45,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "matrices": plan.matrices.iter().map(matrix).collect::<Vec<_>>(),
             "missed": missed,
         }));
-        return Ok(());
     }
-    print_tables(&plan);
+    print_tables(&plan)?;
     for m in &missed {
         eprintln!("{m}");
     }
     Ok(())
 }
 
-fn print_tables(plan: &Plan) {
+fn print_tables(plan: &Plan) -> Result<(), Failure> {
     let mut io = table(&["", "name", "type", "shape"]);
     for (kind, list) in [("input", &plan.inputs), ("output", &plan.outputs)] {
         for port in list {
@@ -73,7 +72,7 @@ fn print_tables(plan: &Plan) {
             ]);
         }
     }
-    println!("{io}");
+    print(io)?;
     let mut steps = table(&["step", "count", "runs"]);
     for (name, count) in step_counts(plan) {
         let how = if name.starts_with("portable ") {
@@ -87,7 +86,7 @@ fn print_tables(plan: &Plan) {
             how.to_owned(),
         ]);
     }
-    println!("{steps}");
+    print(steps)?;
     let mut matrices = table(&[
         "matrix",
         "out x in",
@@ -110,12 +109,12 @@ fn print_tables(plan: &Plan) {
             format!("{:.2}x", m.predicted_speedup),
         ]);
     }
-    println!("{matrices}");
-    println!(
+    print(matrices)?;
+    print(format_args!(
         "{} parameters, {} of them in packed matrices",
         n_parameters(plan),
         n_packed(plan)
-    );
+    ))
 }
 
 /// Elements of every weight that the plan reads, zeros included.

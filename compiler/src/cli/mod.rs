@@ -17,13 +17,14 @@ mod run;
 mod synth;
 
 use std::fmt;
+use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
 
 /// Compiles pruned and quantized BERT models and runs them on CPUs.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -45,7 +46,7 @@ impl Cli {
     ///
     /// # Errors
     /// [`Failure`] with the exit code and the message for stderr.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         match self.verb {
             Verb::Compile(args) => compile::run(&args),
             Verb::Run(args) => run::run(&args),
@@ -61,7 +62,7 @@ impl Cli {
 
 /// Why a verb did not succeed, as an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The question was answered, and the answer is no.
     No = 1,
     Usage = 2,
@@ -74,14 +75,14 @@ pub enum Kind {
 
 /// A verb that did not succeed.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     kind: Kind,
     message: String,
 }
 
 impl Failure {
     /// A failure of this kind; the message starts in lower case and says what and where.
-    pub fn new(kind: Kind, message: impl fmt::Display) -> Failure {
+    pub(crate) fn new(kind: Kind, message: impl fmt::Display) -> Failure {
         Failure {
             kind,
             message: message.to_string(),
@@ -89,12 +90,12 @@ impl Failure {
     }
 
     /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         self.kind as u8
     }
 
     /// A file could not be read or written.
-    fn io(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    fn io(path: &std::path::Path, error: &io::Error) -> Failure {
         Failure::new(Kind::Io, format_args!("{}: {error}", path.display()))
     }
 }
@@ -105,7 +106,15 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Prints a value as one line of JSON on stdout.
-fn print_json(value: &serde_json::Value) {
-    println!("{value}");
+/// Prints data and a line end on stdout.
+///
+/// A reader that has gone away, such as `head`, wants no more: that is no failure.
+fn print(data: impl fmt::Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{data}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::io("standard output".as_ref(), &e))
+        }
+        _ => Ok(()),
+    }
 }

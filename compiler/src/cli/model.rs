@@ -54,7 +54,7 @@ pub(super) fn import_failure(path: &Path, errors: &ImportErrors) -> Failure {
     )
 }
 
-fn import_kind(errors: &ImportErrors) -> Kind {
+pub(super) fn import_kind(errors: &ImportErrors) -> Kind {
     match errors.kind() {
         ErrorKind::Invalid => Kind::InvalidFile,
         ErrorKind::Unsupported => Kind::Unsupported,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lancet::{CompileOptions, optimize};
 
-use super::{Failure, Kind};
+use super::{Failure, Kind, print};
 
 /// Run passes over IR text and print the result
 #[derive(Debug, clap::Args)]
@@ -49,6 +49,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             eprintln!("{remark}");
         }
     }
-    print!("{}", lancet_ir::print(&graph));
-    Ok(())
+    print(lancet_ir::print(&graph).trim_end())
 }

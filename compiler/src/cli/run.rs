@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use lancet::{ModelOptions, Session, TensorView};
 use serde_json::json;
 
-use super::{Failure, model, npz, print_json};
+use super::{Failure, model, npz, print};
 
 /// Run a model on tensors from a .npz file
 #[derive(Debug, clap::Args)]
@@ -54,8 +54,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             .iter()
             .map(|(n, t)| json!({ "name": n, "dtype": t.dtype().name(), "shape": t.shape() }))
             .collect();
-        print_json(&json!({ "outputs": list }));
-        return Ok(());
+        return print(json!({ "outputs": list }));
     }
     let mut table = Table::new();
     table
@@ -68,6 +67,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             format!("{:?}", tensor.shape()),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    print(table)
 }

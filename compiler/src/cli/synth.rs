@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use lancet::onnx::synth::{BertConfig, PrunePattern, write_bert};
 
-use super::{Failure, Kind};
+use super::{Failure, Kind, print};
 
 /// Write a BERT model with drawn weights, for trying things without any model
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// File to write
     #[arg(short, long)]
     output: PathBuf,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -49,5 +52,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let mut out = BufWriter::new(file);
         write_bert(config, args.sparsity, args.pattern, args.seed, &mut out)?;
         out.flush()
-    })
+    })?;
+    let bytes = std::fs::metadata(&args.output)
+        .map_err(|e| Failure::io(&args.output, &e))?
+        .len();
+    if args.json {
+        return print(serde_json::json!({ "model": args.output, "bytes": bytes }));
+    }
+    eprintln!("{}: {:.1} MB", args.output.display(), bytes as f64 / 1e6);
+    Ok(())
 }
