@@ -285,7 +285,7 @@ fn tapes() -> impl Strategy<Value = Vec<u16>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn generated_graphs_verify(tape in tapes()) {
@@ -354,4 +354,23 @@ proptest! {
     fn noise_never_panics(text in "(graph @g\\(\\) \\{\n)?[ -~\n]{0,200}") {
         let _ = parse_limited(&text, 1 << 16, &mut |_, _, _| None);
     }
+}
+
+#[test]
+fn generated_graphs_are_worth_testing() {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as u16
+    };
+    let (mut n_evaluated, mut operations) = (0, std::collections::BTreeSet::new());
+    for _ in 0..200 {
+        let tape: Vec<u16> = (0..150).map(|_| next()).collect();
+        let graph = build(&tape);
+        n_evaluated += usize::from(outcome(&graph).is_some());
+        let order = graph.order();
+        operations.extend(order.iter().map(|n| graph.op(*n).text()));
+    }
+    assert!(n_evaluated >= 150, "only {n_evaluated} of 200 evaluate");
+    assert!(operations.len() >= 20, "only {operations:?}");
 }

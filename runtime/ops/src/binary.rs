@@ -1,20 +1,44 @@
 //! Elementwise operators of two or more operands that broadcast: arithmetic, comparison, logic, bits, selection.
 
+use std::borrow::Cow;
+
 use crate::call::{Call, OpResult};
-use crate::layout::{broadcast_shapes, expand, expect_broadcasts_to, zip_broadcast};
+use crate::layout::{broadcast_shapes, expand, expanded, expect_broadcasts_to, zip_broadcast};
 use crate::number::{Float, Integer, Number, for_float, for_integer, for_number};
-use crate::{DType, Element, Operator, TensorView};
+use crate::{DType, Element, OpError, Operator, TensorView};
+
+/// Operands 0 and 1, of one type, at the shape to which they broadcast.
+struct Pair<'a, T: Clone> {
+    a: Cow<'a, [T]>,
+    b: Cow<'a, [T]>,
+    shape: Vec<usize>,
+}
+
+impl<'a, T: Element> Pair<'a, T> {
+    fn new(call: &Call<'a>, result: DType) -> Result<Pair<'a, T>, OpError> {
+        let (a, b) = (call.slice::<T>(0)?, call.slice::<T>(1)?);
+        let (x, y) = (call.operand(0)?, call.operand(1)?);
+        let shape = broadcast_shapes(call, &[x.shape(), y.shape()])?;
+        call.size(&shape, T::DTYPE)?;
+        call.size(&shape, result)?;
+        Ok(Pair {
+            a: expanded(a, x.shape(), &shape),
+            b: expanded(b, y.shape(), &shape),
+            shape,
+        })
+    }
+}
 
 /// Applies `f` to corresponding elements of operands 0 and 1, both of type `T`.
 fn zip<T: Element, R: Element>(call: &Call<'_>, f: impl Fn(T, T) -> R) -> OpResult {
-    let (a, b) = (call.slice::<T>(0)?, call.slice::<T>(1)?);
-    let (x, y) = (call.operand(0)?, call.operand(1)?);
-    let shape = broadcast_shapes(call, &[x.shape(), y.shape()])?;
-    call.size(&shape, R::DTYPE)?;
-    call.tensor(
-        &shape,
-        zip_broadcast((a, x.shape()), (b, y.shape()), &shape, f),
-    )
+    let pair = Pair::<T>::new(call, R::DTYPE)?;
+    let data = pair
+        .a
+        .iter()
+        .zip(pair.b.iter())
+        .map(|(&a, &b)| f(a, b))
+        .collect();
+    call.tensor(&pair.shape, data)
 }
 
 /// `Add`, `Sub`, `Mul`, `Div` and `Mod`. Integers wrap; division of integers is toward zero, and by zero an error.

@@ -34,12 +34,35 @@ widen!(
     u64
 );
 
+/// Calls `f` with the elements, widened, a block at a time: the types that are read and those that are made do not
+/// multiply.
+fn for_each_block(data: &DataView<'_>, mut f: impl FnMut(&[Wide])) {
+    let mut block = Vec::with_capacity(BLOCK);
+    for start in (0..data.len()).step_by(BLOCK) {
+        let end = data.len().min(start + BLOCK);
+        block.clear();
+        with_elements!(data, v => block.extend(v[start..end].iter().map(|&x| x.wide())));
+        f(&block);
+    }
+}
+
+/// Elements that are converted together.
+const BLOCK: usize = 256;
+
 /// Converts elements of any type, as [`Number::narrow`] does.
 pub(crate) fn to_numbers<T: Number>(data: &DataView<'_>) -> Vec<T> {
-    if let Some(same) = T::slice(data) {
-        return same.to_vec();
+    match data {
+        same if T::slice(same).is_some() => T::slice(same).unwrap_or(&[]).to_vec(),
+        DataView::F32(v) => v.iter().map(|&x| T::from_f64(f64::from(x))).collect(),
+        DataView::F64(v) => v.iter().map(|&x| T::from_f64(x)).collect(),
+        other => {
+            let mut out = Vec::with_capacity(other.len());
+            for_each_block(other, |block| {
+                out.extend(block.iter().map(|&w| T::narrow(w)))
+            });
+            out
+        }
     }
-    with_elements!(data, v => v.iter().map(|&x| T::narrow(x.wide())).collect())
 }
 
 /// Converts elements to `dtype`: integers wrap, floats truncate toward zero and saturate, NaN becomes zero; `true` is
@@ -53,7 +76,9 @@ pub(crate) fn convert(data: &DataView<'_>, dtype: DType) -> Data {
             Wide::Int(v) => v != 0,
             Wide::Float(v) => v != 0.0,
         };
-        Data::Bool(with_elements!(data, v => v.iter().map(|&x| is_true(x.wide())).collect()))
+        let mut out = Vec::with_capacity(data.len());
+        for_each_block(data, |block| out.extend(block.iter().map(|&w| is_true(w))));
+        Data::Bool(out)
     })
 }
 

@@ -3,9 +3,10 @@
 //! Strides count elements. They are added with wrapping arithmetic, so that a negative step is its two's complement.
 //! Products of sizes saturate: a tensor with a zero dimension may have others of any size, and is never read.
 
-use crate::{DType, OpError};
+use std::borrow::Cow;
 
 use crate::call::Call;
+use crate::{DType, OpError};
 
 /// No operator makes a result larger than this: an `OpError::TooLarge` instead of a process killed for memory.
 pub(crate) const MAX_RESULT_BYTES: usize = 1 << 34;
@@ -190,43 +191,26 @@ pub(crate) fn permute<T: Copy>(src: &[T], shape: &[usize], perm: &[usize]) -> Ve
     copy_strided(src, 0, &sizes, &steps)
 }
 
+/// `src` of `shape`, which broadcasts to `out`, at that shape; copied only if it has to be.
+pub(crate) fn expanded<'a, T: Copy>(src: &'a [T], shape: &[usize], out: &[usize]) -> Cow<'a, [T]> {
+    if shape == out {
+        Cow::Borrowed(src)
+    } else {
+        Cow::Owned(expand(src, shape, out))
+    }
+}
+
 /// Applies `f` to corresponding elements of `a` and `b`, which broadcast to `out`.
+///
+/// This is instantiated for every function and element type, hence walks broadcast operands by copying them first.
 pub(crate) fn zip_broadcast<A: Copy, B: Copy, R>(
     (a, a_shape): (&[A], &[usize]),
     (b, b_shape): (&[B], &[usize]),
     out: &[usize],
     f: impl Fn(A, B) -> R,
 ) -> Vec<R> {
-    if out.contains(&0) {
-        return Vec::new();
-    }
-    if a_shape == b_shape && a_shape == out {
-        return a.iter().zip(b).map(|(&x, &y)| f(x, y)).collect();
-    }
-    let (sa, sb) = (
-        broadcast_strides(a_shape, out),
-        broadcast_strides(b_shape, out),
-    );
-    let (sizes, [sa, sb]) = coalesce(out, [&sa, &sb]);
-    let Some((&row, outer)) = sizes.split_last() else {
-        return vec![f(a[0], b[0])];
-    };
-    let last = outer.len();
-    let mut result = Vec::with_capacity(product(&sizes));
-    for_each_index(outer, [&sa[..last], &sb[..last]], [0, 0], |[i, j]| {
-        match (sa[last], sb[last]) {
-            (0, 0) => result.extend((0..row).map(|_| f(a[i], b[j]))),
-            (0, _) => result.extend(b[j..j + row].iter().map(|&y| f(a[i], y))),
-            (_, 0) => result.extend(a[i..i + row].iter().map(|&x| f(x, b[j]))),
-            _ => result.extend(
-                a[i..i + row]
-                    .iter()
-                    .zip(&b[j..j + row])
-                    .map(|(&x, &y)| f(x, y)),
-            ),
-        }
-    });
-    result
+    let (a, b) = (expanded(a, a_shape, out), expanded(b, b_shape, out));
+    a.iter().zip(b.iter()).map(|(&x, &y)| f(x, y)).collect()
 }
 
 /// A tensor seen as rows along some of its axes.

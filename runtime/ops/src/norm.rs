@@ -64,9 +64,12 @@ fn parameter(
     default: f64,
 ) -> Result<Vec<f64>, OpError> {
     let Some(p) = call.optional(index) else {
+        call.size(shape, DType::F64)?;
         return Ok(vec![default; product(shape)]);
     };
     expect_broadcasts_to(call, p.shape(), shape)?;
+    // A row of an empty tensor can be longer than any memory.
+    call.size(shape, DType::F64)?;
     Ok(expand(&reals(call, index)?, p.shape(), shape))
 }
 

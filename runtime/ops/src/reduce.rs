@@ -38,7 +38,7 @@ pub(crate) fn reduce(call: &Call<'_>) -> OpResult {
 }
 
 /// Applies `f` to each row of elements that are reduced together.
-fn reduce_rows<T: Element>(call: &Call<'_>, f: impl Fn(&[T]) -> T) -> OpResult {
+fn reduce_rows<T: Element>(call: &Call<'_>, f: &dyn Fn(&[T]) -> T) -> OpResult {
     let x = call.operand(0)?;
     let axes = reduced_axes(call, x.rank())?.unwrap_or_default();
     let shape = reduced_shape(call, x.shape(), &axes);
@@ -50,42 +50,42 @@ fn reduce_rows<T: Element>(call: &Call<'_>, f: impl Fn(&[T]) -> T) -> OpResult {
 fn reduce_numbers<T: Number>(call: &Call<'_>) -> OpResult {
     let is_float = T::DTYPE.is_float();
     let real = |f: &dyn Fn(&mut dyn Iterator<Item = f64>) -> f64| {
-        reduce_rows(call, |row: &[T]| {
+        reduce_rows(call, &|row: &[T]| {
             T::from_f64(f(&mut row.iter().map(|v| v.to_f64())))
         })
     };
     match call.op {
-        Operator::ReduceMax => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceMax => reduce_rows(call, &|row: &[T]| {
             row.iter().fold(T::LOWEST, |a, &b| a.greatest(b))
         }),
-        Operator::ReduceMin => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceMin => reduce_rows(call, &|row: &[T]| {
             row.iter().fold(T::HIGHEST, |a, &b| a.least(b))
         }),
-        Operator::ReduceSum if is_float => reduce_rows(call, |row: &[T]| T::from_f64(sum(row))),
-        Operator::ReduceSum => {
-            reduce_rows(call, |row: &[T]| row.iter().fold(T::ZERO, |a, &b| a.add(b)))
-        }
+        Operator::ReduceSum if is_float => reduce_rows(call, &|row: &[T]| T::from_f64(sum(row))),
+        Operator::ReduceSum => reduce_rows(call, &|row: &[T]| {
+            row.iter().fold(T::ZERO, |a, &b| a.add(b))
+        }),
         Operator::ReduceMean if is_float => {
-            reduce_rows(call, |row: &[T]| T::from_f64(sum(row) / row.len() as f64))
+            reduce_rows(call, &|row: &[T]| T::from_f64(sum(row) / row.len() as f64))
         }
-        Operator::ReduceMean => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceMean => reduce_rows(call, &|row: &[T]| {
             T::from_f64((sum(row) / row.len() as f64).trunc())
         }),
         Operator::ReduceProd if is_float => real(&|row| row.product()),
         Operator::ReduceProd => {
-            reduce_rows(call, |row: &[T]| row.iter().fold(T::ONE, |a, &b| a.mul(b)))
+            reduce_rows(call, &|row: &[T]| row.iter().fold(T::ONE, |a, &b| a.mul(b)))
         }
         Operator::ReduceL1 if is_float => real(&|row| sum_f64(row.map(f64::abs))),
-        Operator::ReduceL1 => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceL1 => reduce_rows(call, &|row: &[T]| {
             row.iter().fold(T::ZERO, |a, &b| a.add(b.abs()))
         }),
         Operator::ReduceL2 => real(&|row| sum_f64(row.map(|v| v * v)).sqrt()),
         Operator::ReduceSumSquare if is_float => real(&|row| sum_f64(row.map(|v| v * v))),
-        Operator::ReduceSumSquare => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceSumSquare => reduce_rows(call, &|row: &[T]| {
             row.iter().fold(T::ZERO, |a, &b| a.add(b.mul(b)))
         }),
         Operator::ReduceLogSum => real(&|row| sum_f64(row).ln()),
-        Operator::ReduceLogSumExp => reduce_rows(call, |row: &[T]| {
+        Operator::ReduceLogSumExp => reduce_rows(call, &|row: &[T]| {
             let max = row.iter().fold(T::LOWEST, |a, &b| a.greatest(b)).to_f64();
             if max.is_infinite() {
                 return T::from_f64(max);
@@ -102,8 +102,8 @@ fn sum<T: Number>(row: &[T]) -> f64 {
 
 fn reduce_booleans(call: &Call<'_>) -> OpResult {
     match call.op {
-        Operator::ReduceMax => reduce_rows(call, |row: &[bool]| row.contains(&true)),
-        Operator::ReduceMin => reduce_rows(call, |row: &[bool]| !row.contains(&false)),
+        Operator::ReduceMax => reduce_rows(call, &|row: &[bool]| row.contains(&true)),
+        Operator::ReduceMin => reduce_rows(call, &|row: &[bool]| !row.contains(&false)),
         _ => Err(call.dtype_error(0, DType::Bool)),
     }
 }
