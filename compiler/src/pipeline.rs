@@ -6,11 +6,11 @@
 /// Passes in order, as pipeline text.
 pub const DEFAULT: &str = concat!(
     // Shape arithmetic becomes symbolic sizes, constants become values, copies disappear.
-    "fold-constants,simplify-shapes,eliminate-identities,cse,fold-constants,",
+    "fold-constants,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
     // Each of these names a part of the model that a kernel exists for.
-    "raise-layer-norm,raise-gelu,raise-linear,raise-attention,raise-embedding,",
+    "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,raise-attention,raise-embedding,",
     // What raising left over: views of views, constants that only a raised part read.
-    "eliminate-identities,fold-constants,cse,",
+    "simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.

@@ -251,6 +251,12 @@ fn raise(
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };
+    // Finite biases leave every softmax defined, so the guard does nothing; an infinite one is what it is there for.
+    let finite = bias.is_none() && mask.as_ref().is_none_or(|m| m.masked_value.is_finite());
+    if m.has_guard && !finite {
+        let reason = "a guard against NaN stands after scores that can all be minus infinity";
+        return Ok(Err(reason.to_owned()));
+    }
 
     let operands = [
         Some(q.joined(graph, &of_q)?),
@@ -275,7 +281,7 @@ fn raise(
     graph.set_node_name(node, &name);
     if m.has_guard {
         let message =
-            "a query without keys has no defined result: the guard against NaN is dropped";
+            "the guard against NaN is dropped: no bias is infinite, so no softmax is undefined";
         cx.analysis(graph, m.softmax, message);
     }
     let with = match (&mask, bias) {
