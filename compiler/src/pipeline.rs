@@ -13,6 +13,8 @@ pub const DEFAULT: &str = concat!(
     "simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
+    // What no output observes is not computed.
+    "narrow-to-observed-tokens,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.
     "detect-sparsity,assign-layout",
 );

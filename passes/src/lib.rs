@@ -21,6 +21,7 @@ mod fuse_epilogue;
 mod heads;
 mod manager;
 pub mod matcher;
+mod narrow_to_observed_tokens;
 mod pass;
 mod pipeline;
 mod polynomial;

@@ -3,6 +3,7 @@
 use crate::assign_layout::AssignLayout;
 use crate::detect_sparsity::DetectSparsity;
 use crate::fuse_epilogue::FuseEpilogue;
+use crate::narrow_to_observed_tokens::NarrowToObservedTokens;
 use crate::raise_attention::RaiseAttention;
 use crate::raise_embedding::RaiseEmbedding;
 use crate::raise_gelu::RaiseGelu;
@@ -110,6 +111,12 @@ pub static PASSES: &[PassInfo] = &[
         summary: "turn lookups of constant tables, and their sum, into one operator",
         options: &[],
         new: || Box::new(RaiseEmbedding),
+    },
+    PassInfo {
+        name: "narrow-to-observed-tokens",
+        summary: "compute only the token that a head observes",
+        options: &[],
+        new: || Box::new(NarrowToObservedTokens),
     },
     PassInfo {
         name: "detect-sparsity",

@@ -1,0 +1,185 @@
+//! Computes only the token that a head observes: a classifier that reads one token needs one token of the last layer.
+//!
+//! Before:
+//! ```ir
+//! graph @g(%x: f32[b, s, 2]) dims(b, s) {
+//!   const @w: f32[3, 2] = random(seed = 1)
+//!   const @first: i64[] = 0
+//!   %0 = linear %x, @w : f32[b, s, 3]
+//!   %1 = gather %0, @first {axis = 1} : f32[b, 3]
+//!   return %1
+//! }
+//! ```
+//! After:
+//! ```ir
+//! graph @g(%x: f32[b, s, 2]) dims(b, s) {
+//!   const @observed_token: i64[1] = [0]
+//!   const @w: f32[3, 2] = random(seed = 1)
+//!   %0 = gather %x, @observed_token {axis = 1} : f32[b, 1, 2]
+//!   %1 = linear %0, @w : f32[b, 1, 3]
+//!   %2 = view %1 : f32[b, 3]
+//!   return %2
+//! }
+//! ```
+//!
+//! Identity: an operator that treats every token alike commutes with picking one. For attention this holds of the queries:
+//! one query still needs every key and value.
+//!
+//! Preconditions: the picked token is a constant position on axis 1 of a `[batch, sequence, features]` value; what is
+//! narrowed is used by nothing else. `linear`, `layer_normalization` over features, `add` of equal shapes, activations and the
+//! queries of attention without a bias commute; the pass stops at any other operator. Where a linear layer's result is
+//! observed elsewhere too, the pass declines with a remark.
+//!
+//! Numeric effect: exact.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ops::{Attribute, Attributes, Operator, Tensor};
+
+use crate::matcher::{axis_of, int_scalar, result};
+use crate::{Changed, Pass, PassContext, PassError, Rewrites};
+
+/// The pass `narrow-to-observed-tokens`.
+pub(crate) struct NarrowToObservedTokens;
+
+impl Pass for NarrowToObservedTokens {
+    fn name(&self) -> &'static str {
+        "narrow-to-observed-tokens"
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
+        let mut rewrites = Rewrites::new();
+        for root in graph.order() {
+            let Some((x, position)) = picked_token(graph, root) else {
+                continue;
+            };
+            let narrowed = commuting(graph, root);
+            if narrowed.is_empty() {
+                if graph.operator(x) == Some(Operator::LayerNormalization) {
+                    cx.missed(
+                        graph,
+                        root,
+                        "other tokens of what it reads are observed too",
+                    );
+                }
+                continue;
+            }
+            let n = narrowed.len();
+            let to = narrow(graph, &narrowed, x, position)?;
+            let view = graph.add(Op::View(graph.shape(result(root)).to_vec()), &[Some(to)])?;
+            cx.applied(
+                graph,
+                root,
+                format!("{n} operators compute token {position} alone"),
+            );
+            rewrites.replace(graph, result(root), result(view))?;
+        }
+        Ok(rewrites.changed())
+    }
+}
+
+/// The value and the position if `node` picks one token of `[batch, sequence, features]`.
+fn picked_token(graph: &Graph, node: NodeId) -> Option<(Value, i64)> {
+    if graph.op(node).operator() != Some(Operator::Gather) {
+        return None;
+    }
+    let (x, indices) = (graph.operand(node, 0)?, graph.operand(node, 1)?);
+    let scalar = graph.ty(indices).rank() == 0 && graph.ty(x).rank() == 3;
+    (scalar && axis_of(graph, node, 3)? == 1).then_some(())?;
+    Some((x, int_scalar(graph, indices)?))
+}
+
+/// Operands of a node that hold tokens which it treats alike; none if it does not commute with picking a token.
+fn token_operands(graph: &Graph, node: NodeId) -> &'static [usize] {
+    let shape = graph.shape(result(node));
+    let alike = |i: usize| {
+        graph
+            .operand(node, i)
+            .is_none_or(|v| graph.shape(v)[..] == *shape)
+    };
+    if shape.len() != 3 || graph.n_results(node) != 1 {
+        return &[];
+    }
+    match graph.op(node).operator() {
+        Some(Operator::Linear) if alike(3) => &[0, 3],
+        Some(Operator::LayerNormalization) => {
+            let over_features = axis_of(graph, node, 3) == Some(2);
+            let parameters = [1, 2].into_iter().all(|i| {
+                graph
+                    .operand(node, i)
+                    .is_none_or(|v| graph.ty(v).rank() <= 1)
+            });
+            if over_features && parameters {
+                &[0]
+            } else {
+                &[]
+            }
+        }
+        Some(Operator::Add) if alike(0) && alike(1) => &[0, 1],
+        Some(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid) => &[0],
+        Some(Operator::ScaledDotProductAttention) if graph.operand(node, 4).is_none() => &[0],
+        _ => &[],
+    }
+}
+
+/// Nodes above `root` that only it observes and that commute with picking a token, in canonical order.
+fn commuting(graph: &Graph, root: NodeId) -> Vec<NodeId> {
+    let mut inside = HashSet::from([root]);
+    let mut found = Vec::new();
+    for node in graph.order().into_iter().rev() {
+        let value = result(node);
+        let users = graph.users(value);
+        let only_tokens = users.iter().all(|&(user, operand)| {
+            inside.contains(&user)
+                && (user == root || token_operands(graph, user).contains(&operand))
+        });
+        let observed_elsewhere = users.is_empty() || graph.is_output(value);
+        if node != root
+            && only_tokens
+            && !observed_elsewhere
+            && !token_operands(graph, node).is_empty()
+        {
+            inside.insert(node);
+            found.push(node);
+        }
+    }
+    found.reverse();
+    found
+}
+
+/// Rebuilds `nodes` on one token; the value that stands for `x`, with one token.
+fn narrow(
+    graph: &mut Graph,
+    nodes: &[NodeId],
+    x: Value,
+    position: i64,
+) -> Result<Value, PassError> {
+    let index = graph.add_const("observed_token", Arc::new(Tensor::new([1], vec![position])));
+    let mut narrowed: HashMap<Value, Value> = HashMap::new();
+    for &node in nodes {
+        let tokens = token_operands(graph, node);
+        let mut operands = graph.operands(node);
+        for (i, operand) in operands.iter_mut().enumerate() {
+            let Some(value) = operand.filter(|_| tokens.contains(&i)) else {
+                continue;
+            };
+            let to = match narrowed.get(&value) {
+                Some(&to) => to,
+                None => {
+                    let axis = Attributes::new().with("axis", Attribute::Int(1));
+                    let to = graph.apply(Operator::Gather, axis, &[value, index])?;
+                    narrowed.insert(value, to);
+                    to
+                }
+            };
+            *operand = Some(to);
+        }
+        let rebuilt = graph.add(graph.op(node).clone(), &operands)?;
+        let name = graph.node_name(node).to_owned();
+        graph.set_node_name(rebuilt, &name);
+        narrowed.insert(result(node), result(rebuilt));
+    }
+    Ok(narrowed[&x])
+}
