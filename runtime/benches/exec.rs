@@ -1,14 +1,14 @@
 //! Throw-away executable memory for kernels, until the runtime's own.
-#![allow(unsafe_code, dead_code)]
+#![allow(dead_code, reason = "each binary uses a part of this")]
 use cranelift_codegen::settings::{self, Configurable};
 use lancet_codegen::Code;
 
-pub struct Exec {
+pub(crate) struct Exec {
     ptr: *const u8,
 }
 
 impl Exec {
-    pub fn new(code: &Code) -> Exec {
+    pub(crate) fn new(code: &Code) -> Exec {
         match code {
             Code::Bytes(bytes) => Exec { ptr: map(bytes) },
             Code::Clif(func) => {
@@ -31,13 +31,15 @@ impl Exec {
         }
     }
 
-    pub fn call(&self, args: &[u64]) {
+    pub(crate) fn call(&self, args: &[u64]) {
+        // SAFETY: `ptr` is where `map` put a kernel, whose entry takes one pointer.
         let f: extern "C" fn(*const u64) = unsafe { std::mem::transmute(self.ptr) };
         f(args.as_ptr());
     }
 }
 
 fn map(bytes: &[u8]) -> *const u8 {
+    // SAFETY: the mapping is new, checked, and at least as long as what is copied into it while it is still writable.
     unsafe {
         let len = bytes.len().next_multiple_of(4096);
         let p = libc::mmap(
@@ -56,7 +58,8 @@ fn map(bytes: &[u8]) -> *const u8 {
 }
 
 /// CPU time of this thread, in seconds: what others run meanwhile does not count.
-pub fn cpu_time() -> f64 {
+pub(crate) fn cpu_time() -> f64 {
+    // SAFETY: a timespec of zeros is a valid one, and the call writes to nothing else.
     unsafe {
         let mut t: libc::timespec = std::mem::zeroed();
         libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t);
