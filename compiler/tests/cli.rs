@@ -209,6 +209,8 @@ fn usage_is_2() {
         .says("4y1");
     lancet("bench {} --seconds 0", &[&TINY.onnx]).exits(2);
     lancet("bench {} --iters 0", &[&TINY.onnx]).exits(2);
+    lancet("bench {} --threads 0", &[&TINY.onnx]).exits(2);
+    lancet("bench {} --threads 1000000", &[&TINY.onnx]).exits(2);
     lancet("dump {} --stage nothing", &[&TINY.onnx])
         .exits(2)
         .says("nothing");

@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 128)]
     seq: usize,
     /// Threads; by default what the machine grants this process
-    #[arg(long)]
+    #[arg(long, value_parser = super::n_threads())]
     threads: Option<usize>,
     /// Requests to measure
     #[arg(long, conflicts_with = "seconds")]

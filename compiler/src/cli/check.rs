@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Threads; by default what the machine grants this process
-    #[arg(long)]
+    #[arg(long, value_parser = super::n_threads())]
     threads: Option<usize>,
     /// Where an output differs, find the first value that differs between the compiled plan and the IR evaluator
     #[arg(long)]

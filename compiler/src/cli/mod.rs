@@ -19,6 +19,7 @@ mod synth;
 use std::fmt;
 use std::io::{self, Write};
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 
 /// Compiles pruned and quantized BERT models and runs them on CPUs.
@@ -104,6 +105,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
+}
+
+/// Reads a number of threads that an operating system can be asked for.
+fn n_threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1024)
 }
 
 /// Prints data and a line end on stdout.

@@ -20,7 +20,7 @@ pub(super) struct Args {
     #[arg(long)]
     outputs: Option<PathBuf>,
     /// Threads; by default what the machine grants this process
-    #[arg(long)]
+    #[arg(long, value_parser = super::n_threads())]
     threads: Option<usize>,
     /// Report as JSON on stdout
     #[arg(long)]
