@@ -212,6 +212,37 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
+    /// The sum of `rows` into lane `lane` of a panel `y[k][panel]`.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn embedding_sum(&self, rows: &[&[f32]], lane: usize, y: &mut [f32]) {
+        let KernelSpec::EmbeddingSum { tables, panel } = self.spec else {
+            panic!("{} is not an embedding sum", self.name);
+        };
+        let k = rows.first().map_or(0, |r| r.len());
+        assert!(
+            rows.len() == tables as usize
+                && rows.iter().all(|r| r.len() == k)
+                && lane < panel as usize
+                && y.len() >= k * panel as usize,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let mut scratch = [0f32; 16];
+        let mut args = [0u64; lancet_codegen::kernels::embedding::MAX_TABLES as usize + 3];
+        let n = rows.len();
+        for (arg, row) in args.iter_mut().zip(rows) {
+            *arg = row.as_ptr() as u64;
+        }
+        args[n] = y[lane..].as_mut_ptr() as u64;
+        args[n + 1] = k as u64;
+        args[n + 2] = scratch.as_mut_ptr() as u64;
+        // SAFETY: the kernel reads `k` floats of each row and writes one float of each of `k` rows of the panel, at a lane
+        // inside it; scratch holds the widest vector.
+        unsafe { self.call(&args) }
+    }
+
     /// Layer norm over the features of one panel.
     ///
     /// # Panics

@@ -311,3 +311,44 @@ fn softmax_of_fully_masked_keys_is_uniform() {
         assert_eq!(sums, [0.25; QUERIES]);
     }
 }
+
+#[test]
+fn embedding_sums_go_to_their_lane() {
+    for features in targets() {
+        for panel in [8usize, 16, 32] {
+            for tables in 1..=3usize {
+                let kernel = exec(
+                    &KernelSpec::EmbeddingSum {
+                        tables: tables as u32,
+                        panel: panel as u32,
+                    },
+                    &features,
+                );
+                for k in [1usize, 3, 4, 7, 8, 9, 33] {
+                    let rows: Vec<Vec<f32>> =
+                        (0..tables).map(|i| values(k, 10 + i as u32)).collect();
+                    for lane in [0, panel - 1] {
+                        let (mut y, mut line) = (vec![7f32; k * panel], [0f32; 16]);
+                        let mut args: Vec<u64> = rows.iter().map(|r| ptr(r)).collect();
+                        args.extend([
+                            ptr_mut(&mut y) + 4 * lane as u64,
+                            k as u64,
+                            ptr_mut(&mut line),
+                        ]);
+                        kernel.call(&args);
+                        for (i, &got) in y.iter().enumerate() {
+                            let want = match i % panel == lane {
+                                true => rows.iter().map(|r| r[i / panel]).sum::<f32>(),
+                                false => 7.0,
+                            };
+                            assert_eq!(
+                                got, want,
+                                "{tables} tables, panel {panel}, k {k}, element {i}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

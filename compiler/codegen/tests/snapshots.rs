@@ -30,6 +30,7 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             lanes,
         },
         KernelSpec::Add { panel, lanes },
+        KernelSpec::EmbeddingSum { tables: 3, panel },
         KernelSpec::LayerNorm { panel, lanes },
         KernelSpec::AttentionProduct,
         KernelSpec::AttentionSoftmax,

@@ -130,6 +130,10 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                     lanes,
                 });
             }
+            StepKind::EmbeddingLookup => {
+                let tables = step.inputs.len() as u32 / 2;
+                specs.insert(KernelSpec::EmbeddingSum { tables, panel });
+            }
             StepKind::Add => {
                 specs.insert(KernelSpec::Add { panel, lanes });
             }
@@ -138,8 +142,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::View
             | StepKind::Broadcast
             | StepKind::ToPanels
-            | StepKind::FromPanels
-            | StepKind::EmbeddingLookup => {}
+            | StepKind::FromPanels => {}
         }
     }
     specs

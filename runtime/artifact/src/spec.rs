@@ -45,6 +45,8 @@ pub enum KernelSpec {
     },
     /// The sum of two panels.
     Add { panel: u32, lanes: u32 },
+    /// The sum of a row of each of `tables` embedding tables, into one token of a panel.
+    EmbeddingSum { tables: u32, panel: u32 },
     /// Layer norm over the features of one panel.
     LayerNorm { panel: u32, lanes: u32 },
     /// A product of attention: scores from queries and keys, or context from probabilities and values.

@@ -1,12 +1,16 @@
 //! Sums of rows of embedding tables, gathered straight into token panels.
 
+use std::sync::Arc;
+
+use lancet_artifact::KernelSpec;
+use lancet_codegen::kernels::embedding::MAX_TABLES;
 use lancet_ops::{DataView, TensorView};
 
 use crate::panels::PanelShape;
 use crate::pool::Parts;
 use crate::session::Reads;
 use crate::steps::convert::transpose;
-use crate::steps::{Failure, Sizes, Workers, scratch};
+use crate::steps::{Failure, PanelKernels, Sizes, Workers, scratch};
 
 /// `y[t] = sum_i table_i[ids_i[t]]`, ids broadcast to the tokens.
 pub(crate) struct EmbeddingLookup {
@@ -15,6 +19,7 @@ pub(crate) struct EmbeddingLookup {
     /// Dimensions of the tokens.
     leading: Vec<usize>,
     parts: Parts,
+    kernels: PanelKernels,
 }
 
 struct Lookup {
@@ -45,13 +50,24 @@ impl EmbeddingLookup {
                     strides: broadcast_strides(sizes.shape(ids), &leading)?,
                 })
             })
-            .collect::<Result<_, String>>()?;
+            .collect::<Result<Vec<_>, String>>()?;
+        let tables = lookups.len() as u32;
+        let kernels = if (1..=MAX_TABLES).contains(&tables) {
+            sizes.kernels(shape, |panel, _| KernelSpec::EmbeddingSum { tables, panel })
+        } else {
+            PanelKernels::default()
+        };
         Ok(EmbeddingLookup {
+            kernels,
             lookups,
             shape,
             leading,
             parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
         })
+    }
+
+    pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
+        self.kernels.name()
     }
 
     pub(super) fn run(
@@ -79,6 +95,19 @@ impl EmbeddingLookup {
             .for_each_part(&self.parts, out, |p, thread, panel| {
                 let first = p * self.shape.width;
                 let tokens = self.shape.tokens_in(p);
+                if let Some(kernel) = self.kernels.get(p) {
+                    let mut rows: [&[f32]; MAX_TABLES as usize] = [&[]; MAX_TABLES as usize];
+                    for t in 0..tokens {
+                        for (row, lookup) in rows.iter_mut().zip(&self.lookups) {
+                            let ids = reads.view(lookup.ids);
+                            let id = id(&ids, lookup.position(first + t, &self.leading));
+                            let at = lookup.row(id).expect("every index was checked above") * k;
+                            *row = &reads.f32(lookup.table)[at..at + k];
+                        }
+                        kernel.embedding_sum(&rows[..self.lookups.len()], t, panel);
+                    }
+                    return;
+                }
                 let mut sums = scratch(memory, thread, tokens * k);
                 for (i, lookup) in self.lookups.iter().enumerate() {
                     let (ids, table) = (reads.view(lookup.ids), reads.f32(lookup.table));

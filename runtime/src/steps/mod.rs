@@ -252,7 +252,7 @@ impl Bound {
         let (name, portable) = match self {
             Bound::ToPanels(_) => (None, "to_panels"),
             Bound::FromPanels(_) => (None, "from_panels"),
-            Bound::EmbeddingLookup(_) => (None, "embedding_lookup"),
+            Bound::EmbeddingLookup(step) => (step.kernel_name(), "portable_embedding_lookup"),
             Bound::LayerNorm(step) => (step.kernel_name(), "portable_layer_norm"),
             Bound::Linear(step) => (step.kernel_name(), "portable_linear"),
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),

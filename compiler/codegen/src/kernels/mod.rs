@@ -2,6 +2,7 @@
 
 pub mod attention;
 mod dense;
+pub mod embedding;
 mod epilogue;
 mod layer_norm;
 mod math;
@@ -68,6 +69,14 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 format!("f32_layer_norm_{panel}x{lanes}_v{}", tile.vl),
                 &tile,
             ))
+        }
+        KernelSpec::EmbeddingSum { tables, panel } => {
+            if !(1..=embedding::MAX_TABLES).contains(&tables) || !matches!(panel, 8 | 16 | 32) {
+                return Err(error("1 to 6 tables, panels of 8, 16 or 32 tokens"));
+            }
+            let vl = features.vl(8);
+            let name = format!("f32_embedding_sum{tables}_{panel}_v{vl}");
+            Ok(embedding::program(name, vl, tables, panel))
         }
         KernelSpec::AttentionProduct => {
             let vl = features.vl(attention::QUERIES);
