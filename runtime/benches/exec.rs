@@ -1,5 +1,10 @@
 //! Throw-away executable memory for kernels, until the runtime's own.
 #![allow(dead_code, reason = "each binary uses a part of this")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure ends the program, as it should"
+)]
+
 use cranelift_codegen::settings::{self, Configurable};
 use lancet_codegen::Code;
 

@@ -5,6 +5,11 @@
 //!
 //! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [filter]...`; a filter is a part of a line's first
 //! columns, such as `unstructured`, `768x768` or `t128`.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure ends the program, as it should"
+)]
+
 mod exec;
 
 use exec::Exec;

@@ -1,4 +1,9 @@
 //! Every operation of the kernel IR, run through each emitter this CPU can run, against its meaning in Rust.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure ends the program, as it should"
+)]
+
 #[path = "../benches/exec.rs"]
 mod exec;
 

@@ -1,4 +1,9 @@
 //! Every matrix kernel through every emitter this CPU can run, against a plain sum.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure ends the program, as it should"
+)]
+
 #[path = "../benches/exec.rs"]
 mod exec;
 

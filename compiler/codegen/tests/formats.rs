@@ -1,5 +1,9 @@
 //! Packed weights, read back by a second, checked reader: what packers write is the matrix, and whatever validates stays
 //! in range.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure ends the program, as it should"
+)]
 
 use lancet_artifact::RowBlock;
 use lancet_codegen::WeightFormat;

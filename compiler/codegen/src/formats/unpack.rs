@@ -109,7 +109,7 @@ mod tests {
                 let w: Vec<f32> = (0..n * k)
                     .map(|i| {
                         let hash = (i as u32).wrapping_mul(2_654_435_761) >> 16;
-                        if hash % 3 == 0 {
+                        if hash.is_multiple_of(3) {
                             hash as f32 - 30000.0
                         } else {
                             0.0
