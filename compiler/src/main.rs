@@ -1,4 +1,5 @@
 //! The `lancet` command.
+#![forbid(unsafe_code)]
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
