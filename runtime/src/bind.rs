@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lancet_artifact::{Dim, Layout};
+use lancet_artifact::Layout;
 use lancet_ops::TensorView;
 
 use crate::RuntimeError;
@@ -68,7 +68,7 @@ pub(crate) fn bind_symbols<'a>(
         for (i, (dim, &found)) in desc.shape.iter().zip(input(p).shape()).enumerate() {
             let expected = dim.eval(&|s| symbols[s as usize]);
             if expected.is_none() || expected != i64::try_from(found).ok() {
-                let text = dim_text(program, dim);
+                let text = program.plan.dim_text(dim);
                 return Err(RuntimeError::InputDim {
                     name: port.name.clone(),
                     dim: i,
@@ -83,29 +83,6 @@ pub(crate) fn bind_symbols<'a>(
         }
     }
     Ok(())
-}
-
-/// A dimension as text: `2*batch*seq + 1`.
-pub(crate) fn dim_text(program: &Program, dim: &Dim) -> String {
-    let terms: Vec<String> = dim
-        .terms
-        .iter()
-        .map(|(coef, symbols)| {
-            let names: Vec<&str> = symbols
-                .iter()
-                .map(|&s| program.plan.symbols[s as usize].as_str())
-                .collect();
-            match (coef, names.is_empty()) {
-                (c, true) => c.to_string(),
-                (1, false) => names.join("*"),
-                (c, false) => format!("{c}*{}", names.join("*")),
-            }
-        })
-        .collect();
-    if terms.is_empty() {
-        return "0".to_owned();
-    }
-    terms.join(" + ")
 }
 
 impl Binding {
@@ -143,7 +120,7 @@ impl Binding {
             let (Some(size), Some(product)) = (size, product) else {
                 return Err(RuntimeError::Size {
                     place: format!("value {v} `{}`", desc.name),
-                    size: dim_text(program, dim),
+                    size: program.plan.dim_text(dim),
                 });
             };
             n_elements = product;

@@ -25,7 +25,6 @@ mod arena;
 mod bind;
 mod check;
 mod cpu;
-mod describe;
 mod error;
 mod jit;
 mod kernels;
@@ -38,7 +37,6 @@ mod program;
 mod session;
 mod steps;
 
-pub use describe::{Description, MatrixDescription, StepDescription};
 pub use error::RuntimeError;
 pub use kernels::Kernels;
 pub use model::{Model, ModelOptions, PortInfo};

@@ -4,12 +4,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use lancet_artifact::{Dim, Plan, PlanError, Weights};
+use lancet_artifact::{Plan, PlanError, Weights};
 use lancet_ops::DType;
 
 use crate::RuntimeError;
 use crate::arena::Buffer;
-use crate::bind::dim_text;
 use crate::jit::Matrix;
 use crate::kernels::{KernelCache, Kernels};
 use crate::mmap::Bytes;
@@ -206,10 +205,6 @@ impl Model {
     }
 
     /// A size of the plan as text.
-    pub(crate) fn dim_text(&self, dim: &Dim) -> String {
-        dim_text(&self.shared.program, dim)
-    }
-
     fn ports(&self, ports: &[lancet_artifact::Port]) -> Vec<PortInfo> {
         let program = &self.shared.program;
         ports
@@ -220,7 +215,7 @@ impl Model {
                 shape: program.plan.values[p.value as usize]
                     .shape
                     .iter()
-                    .map(|d| self.dim_text(d))
+                    .map(|d| program.plan.dim_text(d))
                     .collect(),
             })
             .collect()

@@ -484,7 +484,7 @@ impl Session {
         for (i, (dim, &found)) in desc.shape.iter().zip(tensor.shape()).enumerate() {
             let expected = dim.eval(&|s| self.binding.symbols[s as usize]);
             if expected != i64::try_from(found).ok() {
-                let text = crate::bind::dim_text(program, dim);
+                let text = program.plan.dim_text(dim);
                 return Err(format!(
                     "gave shape {:?} for `{}`, expected `{text}` at dimension {i}",
                     tensor.shape(),

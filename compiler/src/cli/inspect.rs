@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
 use lancet::{ModelOptions, RemarkKind};
-use lancet_artifact::{Dim, Plan, Port, StepKind, Storage};
+use lancet_artifact::{Plan, Port, StepKind, Storage};
 use serde_json::{Value, json};
 
 use super::{Failure, model, print};
@@ -61,7 +61,7 @@ fn print_tables(plan: &Plan) -> Result<(), Failure> {
             let shape = desc
                 .shape
                 .iter()
-                .map(|d| dim(plan, d))
+                .map(|d| plan.dim_text(d))
                 .collect::<Vec<_>>()
                 .join(", ");
             io.add_row([
@@ -173,28 +173,10 @@ fn ports(plan: &Plan, ports: &[Port]) -> Vec<Value> {
         .iter()
         .map(|p| {
             let desc = &plan.values[p.value as usize];
-            let shape: Vec<String> = desc.shape.iter().map(|d| dim(plan, d)).collect();
+            let shape: Vec<String> = desc.shape.iter().map(|d| plan.dim_text(d)).collect();
             json!({ "name": p.name, "dtype": desc.dtype, "shape": shape })
         })
         .collect()
-}
-
-fn dim(plan: &Plan, dim: &Dim) -> String {
-    let term = |(c, symbols): &(i64, Vec<u32>)| {
-        let names: Vec<&str> = symbols
-            .iter()
-            .map(|&s| plan.symbols[s as usize].as_str())
-            .collect();
-        match (*c, names.is_empty()) {
-            (c, true) => c.to_string(),
-            (1, false) => names.join("*"),
-            (c, false) => format!("{c}*{}", names.join("*")),
-        }
-    };
-    match dim.terms.as_slice() {
-        [] => "0".to_owned(),
-        terms => terms.iter().map(term).collect::<Vec<_>>().join(" + "),
-    }
 }
 
 /// Kinds of steps with their counts, most frequent first; portable operators by name.

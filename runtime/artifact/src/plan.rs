@@ -85,6 +85,30 @@ impl Dim {
     }
 }
 
+impl Plan {
+    /// A size as text, with the names of its symbols: `2*batch*seq + 1`.
+    ///
+    /// # Panics
+    /// If the size refers to a symbol that the plan does not have.
+    pub fn dim_text(&self, dim: &Dim) -> String {
+        let term = |(coef, symbols): &(i64, Vec<u32>)| {
+            let names: Vec<&str> = symbols
+                .iter()
+                .map(|&s| self.symbols[s as usize].as_str())
+                .collect();
+            match (*coef, names.is_empty()) {
+                (c, true) => c.to_string(),
+                (1, false) => names.join("*"),
+                (c, false) => format!("{c}*{}", names.join("*")),
+            }
+        };
+        match dim.terms.as_slice() {
+            [] => "0".to_owned(),
+            terms => terms.iter().map(term).collect::<Vec<_>>().join(" + "),
+        }
+    }
+}
+
 /// How the elements of a value lie in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
