@@ -21,6 +21,8 @@ pub(crate) fn features() -> Option<CpuFeatures> {
         avx2: is_x86_feature_detected!("avx2"),
         fma: is_x86_feature_detected!("fma"),
         avx512f: is_x86_feature_detected!("avx512f"),
+        // No test has executed the 512-bit kernels yet; the 256-bit ones are swept wherever AVX2 is.
+        prefer_256: true,
         ..CpuFeatures::baseline(Isa::X64)
     });
     #[cfg(target_arch = "aarch64")]
