@@ -214,6 +214,8 @@ fn usage_is_2() {
     lancet("dump {} --stage nothing", &[&TINY.onnx])
         .exits(2)
         .says("nothing");
+    let args = "compile {} -o {} --passes detect-sparsity{format=4y1}";
+    lancet(args, &[&TINY.onnx, &out]).exits(2).says("4y1");
     lancet("compile {} -o {} --dump-ir-after dce", &[&TINY.onnx, &out])
         .exits(2)
         .says("dce");

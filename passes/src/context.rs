@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use lancet_ir::{Graph, NodeId};
+use lancet_ir::{Graph, NodeId, WeightFormat};
 
 use crate::matcher::describe;
 use crate::{Remark, RemarkKind};
@@ -46,7 +46,8 @@ pub enum OptionValue {
     Int(i64),
     Float(f64),
     Bool(bool),
-    Text(String),
+    /// `None` is `auto`.
+    Format(Option<WeightFormat>),
 }
 
 impl fmt::Display for OptionValue {
@@ -55,7 +56,9 @@ impl fmt::Display for OptionValue {
             OptionValue::Int(v) => write!(f, "{v}"),
             OptionValue::Float(v) => write!(f, "{v}"),
             OptionValue::Bool(v) => write!(f, "{v}"),
-            OptionValue::Text(v) => f.write_str(v),
+            OptionValue::Format(None) => f.write_str("auto"),
+            OptionValue::Format(Some(WeightFormat::Bsr { r, c })) => write!(f, "{r}x{c}"),
+            OptionValue::Format(Some(format)) => write!(f, "{format}"),
         }
     }
 }
@@ -103,14 +106,14 @@ impl Options {
         }
     }
 
-    /// The text option `name`.
+    /// The format option `name`; `None` is `auto`.
     ///
     /// # Panics
-    /// If the pass's schema has no text option of this name: a bug of the pass.
-    pub fn text(&self, name: &str) -> &str {
+    /// If the pass's schema has no format option of this name: a bug of the pass.
+    pub fn format(&self, name: &str) -> Option<WeightFormat> {
         match self.0.get(name) {
-            Some(OptionValue::Text(v)) => v,
-            other => panic!("no text option `{name}` in the schema ({other:?})"),
+            Some(OptionValue::Format(v)) => *v,
+            other => panic!("no format option `{name}` in the schema ({other:?})"),
         }
     }
 }

@@ -67,14 +67,9 @@ impl Pass for DetectSparsity {
             let to = match packed.get(&weight) {
                 Some(&to) => to,
                 None => {
-                    let (format, cost) = match cx.options.text("format") {
-                        "auto" => choose(&pattern),
-                        text => {
-                            let format = parse_format(text).ok_or_else(|| {
-                                PassError::Broken(format!("unknown format `{text}`"))
-                            })?;
-                            (format, predict(&pattern, format))
-                        }
+                    let (format, cost) = match cx.options.format("format") {
+                        None => choose(&pattern),
+                        Some(format) => (format, predict(&pattern, format)),
                     };
                     let dense = predict(&pattern, WeightFormat::Dense).total();
                     cx.analysis(
@@ -124,19 +119,4 @@ fn pattern(graph: &Graph, weight: Value) -> Option<SparsityPattern> {
     let tensor = graph.constant(weight)?;
     let &[n, k] = tensor.shape() else { return None };
     Some(SparsityPattern::of(tensor.as_slice::<f32>()?, n, k))
-}
-
-/// The format of this name, for the pass's option.
-fn parse_format(text: &str) -> Option<WeightFormat> {
-    match text {
-        "dense" => Some(WeightFormat::Dense),
-        "unstructured" => Some(WeightFormat::Unstructured),
-        _ => {
-            let (r, c) = text.split_once('x')?;
-            Some(WeightFormat::Bsr {
-                r: r.parse().ok()?,
-                c: c.parse().ok()?,
-            })
-        }
-    }
 }

@@ -10,6 +10,7 @@ use crate::raise_gelu::RaiseGelu;
 use crate::raise_layer_norm::{RaiseLayerNorm, RaiseRmsNorm};
 use crate::raise_linear::RaiseLinear;
 use crate::{OptionValue, Pass};
+use lancet_ir::WeightFormat;
 
 /// The type of a pass option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,8 @@ pub enum OptionType {
     Int,
     Float,
     Bool,
-    Text,
+    /// `auto`, or the format of packed weights.
+    Format,
 }
 
 impl OptionType {
@@ -27,7 +29,9 @@ impl OptionType {
             OptionType::Int => "an integer",
             OptionType::Float => "a number",
             OptionType::Bool => "true or false",
-            OptionType::Text => "a word",
+            OptionType::Format => {
+                "`auto`, `dense`, `unstructured`, or blocks such as `4x1` of at most 255 by 255"
+            }
         }
     }
 
@@ -40,7 +44,21 @@ impl OptionType {
                 _ => None,
             },
             OptionType::Bool => text.parse().ok().map(OptionValue::Bool),
-            OptionType::Text => (!text.is_empty()).then(|| OptionValue::Text(text.to_owned())),
+            OptionType::Format if text == "auto" => Some(OptionValue::Format(None)),
+            OptionType::Format => parse_format(text).map(|f| OptionValue::Format(Some(f))),
+        }
+    }
+}
+
+/// The format of this name.
+fn parse_format(text: &str) -> Option<WeightFormat> {
+    match text {
+        "dense" => Some(WeightFormat::Dense),
+        "unstructured" => Some(WeightFormat::Unstructured),
+        _ => {
+            let (r, c) = text.split_once('x')?;
+            let (r, c) = (r.parse().ok()?, c.parse().ok()?);
+            (r > 0 && c > 0).then_some(WeightFormat::Bsr { r, c })
         }
     }
 }
@@ -123,7 +141,7 @@ pub static PASSES: &[PassInfo] = &[
         summary: "choose a packed format for the weight of every linear layer, from its own zeros",
         options: &[OptionSchema {
             name: "format",
-            ty: OptionType::Text,
+            ty: OptionType::Format,
             default: "auto",
             summary: "`auto`, or one format for every weight: `dense`, `unstructured`, or blocks such as `4x1`",
         }],
