@@ -6,7 +6,7 @@ use lancet_ir::{Dim, Graph, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
 use crate::PassError;
-use crate::analysis::padding::padding_mask;
+use crate::analysis::padding::{MaskDomain, padding_mask};
 use crate::heads::view;
 use crate::matcher::{binary, is_dtype, peel, scalar};
 use crate::polynomial::scaled;
@@ -62,6 +62,8 @@ pub(crate) struct Mask {
     /// `[batch, keys]`.
     pub(crate) value: Value,
     pub(crate) masked_value: f32,
+    /// For which elements it stands for what the graph computed.
+    pub(crate) domain: MaskDomain,
 }
 
 /// The formula of `value`, if it leads down to a product of two computed values of rank 3 or 4.
@@ -268,6 +270,7 @@ fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<M
     Ok(Some(Mask {
         value,
         masked_value: found.masked_value,
+        domain: found.domain,
     }))
 }
 

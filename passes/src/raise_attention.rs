@@ -284,6 +284,9 @@ fn raise(
             "the guard against NaN is dropped: no bias is infinite, so no softmax is undefined";
         cx.analysis(graph, m.softmax, message);
     }
+    if let Some(assumption) = mask.as_ref().and_then(|m| m.domain.assumption()) {
+        cx.analysis(graph, m.softmax, assumption);
+    }
     let with = match (&mask, bias) {
         (Some(_), Some(_)) => "a key mask and a bias",
         (Some(_), None) => "a key mask",

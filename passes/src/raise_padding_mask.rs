@@ -43,7 +43,7 @@
 use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
-use crate::analysis::padding::{MaskDomain, PaddingMask, ScoreBias, score_bias};
+use crate::analysis::padding::{PaddingMask, ScoreBias, score_bias};
 use crate::matcher::{axis_of, binary, result};
 use crate::{Changed, Pass, PassContext, PassError, PassInfo, Rewrites};
 
@@ -75,13 +75,9 @@ impl Pass for RaisePaddingMask {
                 None => {}
                 Some(Ok(m)) => {
                     if let ScoreBias::Padding(p) = m.bias
-                        && p.domain == MaskDomain::ZeroOrOne
+                        && let Some(assumption) = p.domain.assumption()
                     {
-                        cx.analysis(
-                            graph,
-                            m.sum.node,
-                            "elements of the mask are taken to be 0 or 1",
-                        );
+                        cx.analysis(graph, m.sum.node, assumption);
                     }
                     found.push(m);
                 }

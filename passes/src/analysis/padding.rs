@@ -40,6 +40,16 @@ pub enum MaskDomain {
     ZeroOrOne,
 }
 
+impl MaskDomain {
+    /// What using the mask takes for granted, for a remark.
+    pub fn assumption(self) -> Option<&'static str> {
+        match self {
+            MaskDomain::Any => None,
+            MaskDomain::ZeroOrOne => Some("elements of the mask are taken to be 0 or 1"),
+        }
+    }
+}
+
 /// The greatest bias that counts as masking.
 pub const MASKED: f32 = -1e4;
 
