@@ -11,6 +11,8 @@ pub const DEFAULT: &str = concat!(
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,raise-attention,raise-embedding,",
     // What raising left over: views of views, constants that only a raised part read.
     "simplify-shapes,eliminate-identities,fold-constants,cse,",
+    // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.
+    "fold-attention-biases,remove-dead-units,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
     // What no output observes is not computed.

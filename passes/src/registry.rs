@@ -130,6 +130,8 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         new: || Box::new(RaiseEmbedding),
     },
+    crate::fold_attention_biases::INFO,
+    crate::remove_dead_units::INFO,
     PassInfo {
         name: "narrow-to-observed-tokens",
         summary: "compute only the token that a head observes",

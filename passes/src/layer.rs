@@ -1,0 +1,188 @@
+//! Linear layers on constant matrices, read and rebuilt: some rows, some columns, another bias.
+
+use std::sync::Arc;
+
+use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ops::{Attributes, DType, Operator, Tensor};
+
+use crate::PassError;
+use crate::matcher::{applied, result};
+use crate::vector::constant_name;
+
+/// `y = x · wᵀ + bias` with constant `w[n, k]` and `bias[n]`: a `Linear` before anything is fused into it.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) node: NodeId,
+    pub(crate) x: Value,
+    weight: Value,
+    bias: Option<Value>,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+}
+
+impl Layer {
+    /// The layer that makes `value`.
+    pub(crate) fn of(graph: &Graph, value: Value) -> Option<Layer> {
+        let node = applied(graph, value, Operator::Linear)?;
+        let (x, weight) = (graph.operand(node, 0)?, graph.operand(node, 1)?);
+        let bias = graph.operand(node, 2);
+        let &[n, k] = graph.constant(weight)?.shape() else {
+            return None;
+        };
+        let is_plain = graph.operand(node, 3).is_none()
+            && graph.attributes(node).str("activation").unwrap_or("none") == "none"
+            && graph.ty(weight).dtype == DType::F32
+            && bias.is_none_or(|b| graph.constant(b).is_some());
+        is_plain.then_some(Layer {
+            node,
+            x,
+            weight,
+            bias,
+            n,
+            k,
+        })
+    }
+
+    /// The layer that `value` is, or regroups the tokens of, if nothing else uses what is between.
+    pub(crate) fn behind(graph: &Graph, value: Value) -> Option<Layer> {
+        let mut value = value;
+        loop {
+            graph.single_user(value)?;
+            if let Some(layer) = Layer::of(graph, value) {
+                return Some(layer);
+            }
+            value = regrouped(graph, value)?;
+        }
+    }
+
+    /// The layer that alone uses `value`, perhaps with its tokens regrouped.
+    pub(crate) fn after(graph: &Graph, value: Value) -> Option<Layer> {
+        let mut value = value;
+        loop {
+            let user = result(graph.single_user(value)?);
+            if let Some(layer) = Layer::of(graph, user) {
+                return Some(layer).filter(|l| l.x == value);
+            }
+            regrouped(graph, user)?;
+            value = user;
+        }
+    }
+
+    /// `w` in row-major order.
+    pub(crate) fn weight<'g>(&self, graph: &'g Graph) -> &'g [f32] {
+        let tensor = graph.constant(self.weight).expect("checked by `of`");
+        tensor.as_slice().expect("checked by `of`")
+    }
+
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    /// The bias; zeros where there is none.
+    pub(crate) fn bias(&self, graph: &Graph) -> Vec<f32> {
+        let tensor = self.bias.and_then(|b| graph.constant(b));
+        match tensor.and_then(|t| t.as_slice::<f32>()) {
+            Some(bias) => bias.to_vec(),
+            None => vec![0.0; self.n],
+        }
+    }
+
+    /// True for each row of `w` that has an element other than zero.
+    pub(crate) fn live_rows(&self, graph: &Graph) -> Vec<bool> {
+        let w = self.weight(graph);
+        (0..self.n)
+            .map(|i| w[i * self.k..(i + 1) * self.k].iter().any(|&v| v != 0.0))
+            .collect()
+    }
+
+    /// True for each column of `w` that has an element other than zero.
+    pub(crate) fn live_columns(&self, graph: &Graph) -> Vec<bool> {
+        let mut live = vec![false; self.k];
+        if self.k != 0 {
+            for row in self.weight(graph).chunks_exact(self.k) {
+                live.iter_mut().zip(row).for_each(|(l, &v)| *l |= v != 0.0);
+            }
+        }
+        live
+    }
+
+    /// The bias when inputs that `constants` names are no longer multiplied but are these numbers: `bias + w · constants`.
+    pub(crate) fn bias_with(&self, graph: &Graph, constants: &[Option<f32>]) -> Vec<f32> {
+        let mut bias = self.bias(graph);
+        if self.k != 0 && constants.iter().flatten().any(|&c| c != 0.0) {
+            for (b, row) in bias.iter_mut().zip(self.weight(graph).chunks_exact(self.k)) {
+                let terms = row.iter().zip(constants);
+                let sum: f64 = terms
+                    .filter_map(|(&w, c)| Some(f64::from(w) * f64::from((*c)?)))
+                    .sum();
+                *b = (f64::from(*b) + sum) as f32;
+            }
+        }
+        bias
+    }
+
+    /// A layer on `x` with these rows and columns of `w`, in this order, and this bias; without one if it is all zeros.
+    ///
+    /// # Errors
+    /// [`PassError`] if `x` does not have as many features as there are columns: a bug.
+    pub(crate) fn rebuilt(
+        &self,
+        graph: &mut Graph,
+        x: Value,
+        rows: &[usize],
+        columns: &[usize],
+        bias: &[f32],
+    ) -> Result<Value, PassError> {
+        let w = self.weight(graph);
+        let kept = rows
+            .iter()
+            .flat_map(|r| columns.iter().map(move |c| w[r * self.k + c]));
+        let tensor = Tensor::new([rows.len(), columns.len()], kept.collect::<Vec<f32>>());
+        let name = constant_name(graph, self.weight);
+        let weight = graph.add_const(&name, Arc::new(tensor));
+        self.with_weight(graph, x, weight, bias)
+    }
+
+    /// The layer with another bias; without one if it is all zeros.
+    pub(crate) fn with_bias(&self, graph: &mut Graph, bias: &[f32]) -> Result<Value, PassError> {
+        self.with_weight(graph, self.x, self.weight, bias)
+    }
+
+    /// The layer with every weight and the bias multiplied by `factor`.
+    pub(crate) fn scaled(&self, graph: &mut Graph, factor: f32) -> Result<Value, PassError> {
+        let scaled: Vec<f32> = self.weight(graph).iter().map(|w| w * factor).collect();
+        let bias: Vec<f32> = self.bias(graph).iter().map(|b| b * factor).collect();
+        let name = constant_name(graph, self.weight);
+        let weight = graph.add_const(&name, Arc::new(Tensor::new([self.n, self.k], scaled)));
+        self.with_weight(graph, self.x, weight, &bias)
+    }
+
+    fn with_weight(
+        &self,
+        graph: &mut Graph,
+        x: Value,
+        weight: Value,
+        bias: &[f32],
+    ) -> Result<Value, PassError> {
+        let mut operands = vec![Some(x), Some(weight)];
+        if bias.iter().any(|&b| b != 0.0) {
+            let name = self.bias.map_or(String::new(), |b| constant_name(graph, b));
+            let tensor = Tensor::new([bias.len()], bias.to_vec());
+            operands.push(Some(graph.add_const(&name, Arc::new(tensor))));
+        }
+        let node = graph.add(Op::Apply(Operator::Linear, Attributes::new()), &operands)?;
+        let name = graph.node_name(self.node).to_owned();
+        graph.set_node_name(node, &name);
+        Ok(result(node))
+    }
+}
+
+/// What `value` is a view of with the same features.
+pub(crate) fn regrouped(graph: &Graph, value: Value) -> Option<Value> {
+    let Op::View(_) = graph.op(value.node) else {
+        return None;
+    };
+    let inner = graph.operand(value.node, 0)?;
+    let same_features = graph.shape(inner).last() == graph.shape(value).last();
+    (same_features && 2 <= graph.ty(inner).rank()).then_some(inner)
+}
