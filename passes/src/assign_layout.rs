@@ -27,9 +27,10 @@
 //! Identity: a layout does not change what a value is.
 //!
 //! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
-//! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and `add`,
-//! activations and views that keep the features, where an operand is in panels already. Everything else stays row-major,
-//! with a remark where a linear layer does; conversions stand only where the two meet.
+//! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and, where an operand
+//! is in panels already, activations, views that keep the features, and `add`, `sub`, `mul` and `div` of two values of one
+//! shape or by one number for each feature. Everything else stays row-major, with a remark where a linear layer does;
+//! conversions stand only where the two meet.
 //!
 //! Numeric effect: exact.
 //!
@@ -41,6 +42,7 @@ use lancet_ir::{Graph, Layout, NodeId, Op, TensorType, Value};
 use lancet_ops::{DType, Operator};
 
 use crate::rewrite::node_error;
+use crate::vector::as_vector;
 use crate::{Changed, Pass, PassContext, PassError};
 
 /// The pass.
@@ -65,6 +67,14 @@ impl Pass for AssignLayout {
         let mut converted: HashMap<(Value, Layout), Value> = HashMap::new();
         let mut changed = Changed::No;
         for node in graph.order() {
+            if let Some(operands) = by_features(graph, node)? {
+                for (i, value) in operands.into_iter().enumerate() {
+                    graph
+                        .set_operand(node, i, Some(value))
+                        .map_err(|e| node_error(graph, node, e))?;
+                }
+                changed = Changed::Yes;
+            }
             let operands = graph.operands(node);
             let wants = in_panels(graph, node, &operands);
             if wants.is_none() && graph.op(node).operator() == Some(Operator::Linear) {
@@ -137,6 +147,34 @@ fn convert(
     Ok(Some(to))
 }
 
+/// Operands of an elementwise operator of panels and a constant that is the same for all tokens, the constant last and with
+/// one number for each feature; `None` if it is not so, or has this form already.
+fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, PassError> {
+    let commutes = match graph.op(node).operator() {
+        Some(Operator::Add | Operator::Mul) => true,
+        Some(Operator::Sub | Operator::Div) => false,
+        _ => return Ok(None),
+    };
+    let (Some(a), Some(b)) = (graph.operand(node, 0), graph.operand(node, 1)) else {
+        return Ok(None);
+    };
+    let ty = graph.ty(Value { node, result: 0 }).clone();
+    let panels = |v| graph.ty(v).layout == Layout::Panels && graph.ty(v).same_value(&ty);
+    let (x, constant) = match (panels(a), panels(b)) {
+        (true, false) => (a, b),
+        (false, true) if commutes => (b, a),
+        _ => return Ok(None),
+    };
+    let k = ty.shape.last().and_then(lancet_ir::Dim::as_fixed);
+    let Some(k) = k.and_then(|k| usize::try_from(k).ok()) else {
+        return Ok(None);
+    };
+    if graph.constant(constant).is_none() || (x == a && graph.shape(constant) == [k.into()]) {
+        return Ok(None);
+    }
+    Ok(as_vector(graph, constant, k)?.map(|vector| [x, vector]))
+}
+
 /// True if the type can lie in panels.
 fn fits(ty: &TensorType) -> bool {
     ty.dtype == DType::F32
@@ -178,7 +216,7 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             (packed && fits(ty(0)?) && constant(2) && residual_fits)
                 .then(|| vec![Wants::Panels, Wants::AsIs, Wants::RowMajor, Wants::Panels])
         }
-        Op::Apply(Operator::LayerNormalization, a) => {
+        Op::Apply(Operator::LayerNormalization | Operator::RMSNormalization, a) => {
             let axis = a.int_or("axis", -1);
             let over_features = axis == -1 || axis == result.rank() as i64 - 1;
             let k = result.shape.last()?;
@@ -205,11 +243,18 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             })
         }
         Op::Apply(Operator::EmbeddingLookup, _) => Some(vec![Wants::RowMajor; operands.len()]),
-        Op::Apply(Operator::Add, _) => {
-            let same = [0, 1]
-                .into_iter()
-                .all(|i| ty(i).is_some_and(|t| t.shape == result.shape && fits(t)));
-            (same && (panels(0) || panels(1))).then(|| vec![Wants::Panels, Wants::Panels])
+        Op::Apply(Operator::Add | Operator::Sub | Operator::Mul | Operator::Div, _) => {
+            let same = |i: usize| ty(i).is_some_and(|t| t.shape == result.shape && fits(t));
+            let k = result.shape.last()?;
+            if same(0) && same(1) && (panels(0) || panels(1)) {
+                return Some(vec![Wants::Panels, Wants::Panels]);
+            }
+            let by_features = ty(1)?.shape.as_slice() == std::slice::from_ref(k);
+            (panels(0) && same(0) && by_features).then(|| vec![Wants::Panels, Wants::RowMajor])
+        }
+        Op::Apply(Operator::Swish, a) => {
+            let known = matches!(a.float_or("alpha", 1.0), 1.0 | 1.702);
+            (known && panels(0)).then(|| vec![Wants::Panels])
         }
         Op::Apply(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid, _) => {
             panels(0).then(|| vec![Wants::Panels])

@@ -54,8 +54,13 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.same_shape(x, out)
         }
         StepKind::EmbeddingLookup => cx.embedding_lookup(),
-        StepKind::LayerNorm { .. } => {
-            cx.counts(2, 3)?;
+        StepKind::LayerNorm { .. } | StepKind::RmsNorm { .. } => {
+            let most = if matches!(step.kind, StepKind::LayerNorm { .. }) {
+                3
+            } else {
+                2
+            };
+            cx.counts(2, most)?;
             let (x, out) = (cx.input(0)?, cx.output());
             let k = cx.panels(out)?;
             cx.features(x, k)?;
@@ -81,15 +86,17 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.features(x, cx.panels(out)?)?;
             cx.same_shape(x, out)
         }
-        StepKind::Add => {
+        StepKind::Binary { .. } => {
             cx.counts(2, 2)?;
-            let out = cx.output();
+            let (a, b, out) = (cx.input(0)?, cx.input(1)?, cx.output());
             let k = cx.panels(out)?;
-            for i in 0..2 {
-                cx.features(cx.input(i)?, k)?;
-                cx.same_shape(cx.input(i)?, out)?;
+            cx.features(a, k)?;
+            cx.same_shape(a, out)?;
+            if values[b].layout == Layout::RowMajor {
+                return cx.vector(b, k);
             }
-            Ok(())
+            cx.features(b, k)?;
+            cx.same_shape(b, out)
         }
     }
 }

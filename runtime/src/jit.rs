@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lancet_artifact::{KernelSpec, MatrixDesc, RowBlock, WeightFormat};
+use lancet_artifact::{KernelSpec, MatrixDesc, Right, RowBlock, WeightFormat};
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 
@@ -188,27 +188,32 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
-    /// `y = x + z` over rows of one panel.
+    /// `y = f(x, z)` over rows of one panel; `z` is a panel, or one number for each row.
     ///
     /// # Panics
     /// If the sizes are not those of this kernel.
-    pub(crate) fn add(&self, x: &[f32], z: &[f32], y: &mut [f32]) {
-        let KernelSpec::Add { panel, .. } = self.spec else {
-            panic!("{} is not an addition", self.name);
+    pub(crate) fn binary(&self, x: &[f32], z: &[f32], y: &mut [f32]) {
+        let KernelSpec::Binary { right, panel, .. } = self.spec else {
+            panic!("{} is no function of two arguments", self.name);
+        };
+        let rows = y.len() / panel as usize;
+        let len_of_z = match right {
+            Right::Panels => y.len(),
+            Right::Features => rows,
         };
         assert!(
-            x.len() >= y.len() && z.len() >= y.len(),
+            x.len() >= y.len() && z.len() >= len_of_z,
             "{}: sizes do not fit",
             self.name
         );
-        let rows = y.len() / panel as usize;
         let args = [
             x.as_ptr() as u64,
             z.as_ptr() as u64,
             rows as u64,
             y.as_mut_ptr() as u64,
         ];
-        // SAFETY: the kernel accesses `rows` rows of `panel` floats of x, z and y, and all are at least that long.
+        // SAFETY: the kernel accesses `rows` rows of `panel` floats of x and y, and of z these or `rows` floats; all are at
+        // least that long.
         unsafe { self.call(&args) }
     }
 
@@ -243,7 +248,7 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
-    /// Layer norm over the features of one panel.
+    /// Layer norm, or root-mean-square norm, over the features of one panel.
     ///
     /// # Panics
     /// If the sizes are not those of this kernel.
@@ -255,8 +260,9 @@ impl Kernel {
         epsilon: f32,
         y: &mut [f32],
     ) {
-        let KernelSpec::LayerNorm { panel, .. } = self.spec else {
-            panic!("{} is not a layer norm", self.name);
+        let (KernelSpec::LayerNorm { panel, .. } | KernelSpec::RmsNorm { panel, .. }) = self.spec
+        else {
+            panic!("{} is not a norm", self.name);
         };
         let k = gamma.len();
         assert!(

@@ -184,10 +184,11 @@ impl Program {
                 | StepKind::FromPanels
                 | StepKind::EmbeddingLookup
                 | StepKind::LayerNorm { .. }
+                | StepKind::RmsNorm { .. }
                 | StepKind::Linear { .. }
                 | StepKind::Attention { .. }
                 | StepKind::Activation { .. }
-                | StepKind::Add => Op::Panels,
+                | StepKind::Binary { .. } => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

@@ -3,7 +3,7 @@
 mod exec;
 
 use exec::Exec;
-use lancet_artifact::Activation;
+use lancet_artifact::{Activation, Binary, Right};
 use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 use lancet_codegen::{CpuFeatures, Isa, KernelSpec, emit};
 
@@ -205,6 +205,80 @@ fn layer_norm_normalizes_each_token() {
                             "panel {panel}/{lanes}, k {k}, token {t}: {error:e}"
                         );
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rms_norm_divides_by_the_root_mean_square() {
+    for features in targets() {
+        for (panel, lanes) in [(8, 8), (32, 24)] {
+            for k in [1usize, 3, 4, 5, 312] {
+                let x = values(k * panel, 3);
+                let (gamma, zeros) = (values(k, 4), vec![0.0f32; k]);
+                let params = [1.0 / k as f32, 1e-6f32];
+                let mut y = vec![7.0f32; k * panel];
+                let spec = KernelSpec::RmsNorm {
+                    panel: panel as u32,
+                    lanes: lanes as u32,
+                };
+                exec(&spec, &features).call(&[
+                    ptr(&x),
+                    ptr_mut(&mut y),
+                    ptr(&gamma),
+                    ptr(&zeros),
+                    k as u64,
+                    ptr(&params),
+                ]);
+                for t in 0..panel {
+                    let column = || (0..k).map(|i| f64::from(x[i * panel + t]));
+                    let square = column().map(|v| v * v).sum::<f64>() / k as f64;
+                    for (i, v) in column().enumerate() {
+                        let want = if t < lanes {
+                            v / (square + 1e-6).sqrt() * f64::from(gamma[i])
+                        } else {
+                            7.0
+                        };
+                        let error = (f64::from(y[i * panel + t]) - want).abs();
+                        assert!(error < 2e-6, "{panel}/{lanes}, k {k}, token {t}: {error:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn binaries_take_panels_and_vectors_of_features() {
+    for features in targets() {
+        for (panel, lanes) in [(8, 8), (16, 16), (32, 24)] {
+            for (op, right) in Binary::ALL
+                .into_iter()
+                .flat_map(|op| [(op, Right::Panels), (op, Right::Features)])
+            {
+                let rows = 5;
+                let (x, z) = (values(rows * panel, 1), values(rows * panel, 2));
+                let mut y = vec![7.0f32; rows * panel];
+                let spec = KernelSpec::Binary {
+                    op,
+                    right,
+                    panel: panel as u32,
+                    lanes: lanes as u32,
+                };
+                exec(&spec, &features).call(&[ptr(&x), ptr(&z), rows as u64, ptr_mut(&mut y)]);
+                for (i, &y) in y.iter().enumerate() {
+                    let z = match right {
+                        Right::Panels => z[i],
+                        Right::Features => z[i / panel],
+                    };
+                    let want = if i % panel < lanes {
+                        op.apply(x[i], z)
+                    } else {
+                        7.0
+                    };
+                    assert_eq!(y, want, "{op} {right:?}, {panel}/{lanes}, element {i}");
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
-use lancet_artifact::Activation;
+use lancet_artifact::{Activation, Binary, Right};
 use lancet_codegen::{
     CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble, emit, kernels,
 };
@@ -29,9 +29,21 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             panel,
             lanes,
         },
-        KernelSpec::Add { panel, lanes },
+        KernelSpec::Binary {
+            op: Binary::Mul,
+            right: Right::Panels,
+            panel,
+            lanes,
+        },
+        KernelSpec::Binary {
+            op: Binary::Add,
+            right: Right::Features,
+            panel,
+            lanes,
+        },
         KernelSpec::EmbeddingSum { tables: 3, panel },
         KernelSpec::LayerNorm { panel, lanes },
+        KernelSpec::RmsNorm { panel, lanes },
         KernelSpec::AttentionProduct,
         KernelSpec::AttentionSoftmax,
     ]);

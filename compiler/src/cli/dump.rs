@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileOptions, Model, ModelOptions};
 
-use lancet_artifact::{Activation, KernelSpec, Plan, StepKind};
+use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Right, StepKind};
 use lancet_codegen::{CpuFeatures, Isa};
 
 use super::{Failure, Kind, model, print};
@@ -116,6 +116,9 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                     });
                 }
             }
+            StepKind::RmsNorm { .. } => {
+                specs.insert(KernelSpec::RmsNorm { panel, lanes });
+            }
             StepKind::LayerNorm { .. } => {
                 specs.insert(KernelSpec::LayerNorm { panel, lanes });
             }
@@ -134,8 +137,18 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let tables = step.inputs.len() as u32 / 2;
                 specs.insert(KernelSpec::EmbeddingSum { tables, panel });
             }
-            StepKind::Add => {
-                specs.insert(KernelSpec::Add { panel, lanes });
+            StepKind::Binary { op } => {
+                let right = step.inputs.get(1).copied().flatten();
+                let right = match right.map(|v| plan.values[v as usize].layout) {
+                    Some(Layout::RowMajor) => Right::Features,
+                    Some(Layout::Panels) | None => Right::Panels,
+                };
+                specs.insert(KernelSpec::Binary {
+                    op: *op,
+                    right,
+                    panel,
+                    lanes,
+                });
             }
             StepKind::Portable { .. }
             | StepKind::Dims(_)

@@ -1,6 +1,6 @@
 //! Which step a node becomes.
 
-use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, StepKind};
+use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, Binary, StepKind};
 use lancet_ir::{Graph, Layout, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, Operator, Tensor};
 
@@ -116,7 +116,13 @@ fn panels(
             scale: attributes.float_or("scale", 1.0),
             masked_value: attributes.float_or("masked_value", f32::MIN),
         },
-        Operator::Add => StepKind::Add,
+        Operator::RMSNormalization => StepKind::RmsNorm {
+            epsilon: attributes.float_or("epsilon", 1e-5),
+        },
+        Operator::Add => StepKind::Binary { op: Binary::Add },
+        Operator::Sub => StepKind::Binary { op: Binary::Sub },
+        Operator::Mul => StepKind::Binary { op: Binary::Mul },
+        Operator::Div => StepKind::Binary { op: Binary::Div },
         other => match activation_of(other, attributes) {
             Some(kind) => StepKind::Activation { kind },
             None => return Err(unsupported(graph, node, "has no kernel for token panels")),
@@ -133,6 +139,11 @@ pub(crate) fn activation_of(op: Operator, attributes: &Attributes) -> Option<Act
         Operator::Relu => "relu",
         Operator::Tanh => "tanh",
         Operator::Sigmoid => "sigmoid",
+        Operator::Swish => match attributes.float_or("alpha", 1.0) {
+            1.0 => "silu",
+            1.702 => "quick_gelu",
+            _ => return None,
+        },
         _ => return None,
     };
     name.parse().ok()

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod binary;
 mod error;
 mod file;
 mod plan;
@@ -18,6 +19,7 @@ mod weights;
 mod wire;
 
 pub use activation::{Activation, UnknownActivation};
+pub use binary::{Binary, Right, UnknownBinary};
 pub use error::{ArtifactError, PlanError};
 pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, is_artifact, read, write};
 pub use plan::{

@@ -7,7 +7,7 @@
 //! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
 //! runtime places it when the sizes are known.
 
-use crate::{Activation, WeightFormat};
+use crate::{Activation, Binary, WeightFormat};
 
 /// A compiled model without its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -184,6 +184,8 @@ pub enum StepKind {
     EmbeddingLookup,
     /// Panels to panels, over features; inputs `x, gamma, beta?` with `f32[k]` parameters.
     LayerNorm { epsilon: f32 },
+    /// `x / sqrt(mean(x^2) + epsilon) * gamma`, panels to panels, over features; inputs `x, gamma` with `gamma: f32[k]`.
+    RmsNorm { epsilon: f32 },
     /// `activation(x wᵀ + bias) + residual`; inputs `x` panels of `k`, `bias?` `f32[n]`, `residual?` panels of `n`;
     /// output panels of `n`.
     Linear {
@@ -204,8 +206,8 @@ pub enum StepKind {
     },
     /// Panels to panels, elementwise.
     Activation { kind: Activation },
-    /// Sum of two panels of the same shape, elementwise.
-    Add,
+    /// Elementwise: inputs `a` panels, `b` panels of the same shape or `f32[k]`, one number for each feature; output panels.
+    Binary { op: Binary },
 }
 
 impl StepKind {
@@ -220,10 +222,11 @@ impl StepKind {
             StepKind::FromPanels => "from_panels",
             StepKind::EmbeddingLookup => "embedding_lookup",
             StepKind::LayerNorm { .. } => "layer_norm",
+            StepKind::RmsNorm { .. } => "rms_norm",
             StepKind::Linear { .. } => "linear",
             StepKind::Attention { .. } => "attention",
             StepKind::Activation { .. } => "activation",
-            StepKind::Add => "add",
+            StepKind::Binary { op } => op.name(),
         }
     }
 }

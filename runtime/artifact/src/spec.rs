@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Activation;
+use crate::{Activation, Binary, Right};
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,12 +43,19 @@ pub enum KernelSpec {
         panel: u32,
         lanes: u32,
     },
-    /// The sum of two panels.
-    Add { panel: u32, lanes: u32 },
+    /// An elementwise function of a panel and another one, or a vector of features.
+    Binary {
+        op: Binary,
+        right: Right,
+        panel: u32,
+        lanes: u32,
+    },
     /// The sum of a row of each of `tables` embedding tables, into one token of a panel.
     EmbeddingSum { tables: u32, panel: u32 },
     /// Layer norm over the features of one panel.
     LayerNorm { panel: u32, lanes: u32 },
+    /// Root-mean-square norm over the features of one panel.
+    RmsNorm { panel: u32, lanes: u32 },
     /// A product of attention: scores from queries and keys, or context from probabilities and values.
     AttentionProduct,
     /// Softmax over the keys of a tile of scores.

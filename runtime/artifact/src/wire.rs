@@ -7,7 +7,7 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan,
-    PlanError, Port, RowBlock, Step, StepKind, Storage, ValueDesc, WeightFormat,
+    PlanError, Port, RowBlock, Step, StepKind, Storage, UnknownBinary, ValueDesc, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -86,7 +86,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     kind: Option<KindMessage>,
 }
@@ -115,8 +115,10 @@ enum KindMessage {
     Attention(AttentionMessage),
     #[prost(string, tag = "20")]
     Activation(String),
-    #[prost(message, tag = "21")]
-    Add(EmptyMessage),
+    #[prost(string, tag = "21")]
+    Binary(String),
+    #[prost(float, tag = "22")]
+    RmsNorm(f32),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -385,6 +387,7 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::FromPanels => KindMessage::FromPanels(empty),
             StepKind::EmbeddingLookup => KindMessage::EmbeddingLookup(empty),
             StepKind::LayerNorm { epsilon } => KindMessage::LayerNorm(*epsilon),
+            StepKind::RmsNorm { epsilon } => KindMessage::RmsNorm(*epsilon),
             StepKind::Linear { matrix, activation } => KindMessage::Linear(LinearMessage {
                 matrix: *matrix,
                 activation: activation.name().to_owned(),
@@ -399,7 +402,7 @@ fn step_message(step: &Step) -> StepMessage {
                 masked_value: *masked_value,
             }),
             StepKind::Activation { kind } => KindMessage::Activation(kind.name().to_owned()),
-            StepKind::Add => KindMessage::Add(empty),
+            StepKind::Binary { op } => KindMessage::Binary(op.name().to_owned()),
         }),
     }
 }
@@ -432,6 +435,7 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::FromPanels(_)) => StepKind::FromPanels,
         Some(KindMessage::EmbeddingLookup(_)) => StepKind::EmbeddingLookup,
         Some(KindMessage::LayerNorm(epsilon)) => StepKind::LayerNorm { epsilon },
+        Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::Linear(ref m)) => StepKind::Linear {
             matrix: m.matrix,
             activation: activation(&m.activation)?,
@@ -444,7 +448,11 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::Activation(ref name)) => StepKind::Activation {
             kind: activation(name)?,
         },
-        Some(KindMessage::Add(_)) => StepKind::Add,
+        Some(KindMessage::Binary(ref name)) => StepKind::Binary {
+            op: name
+                .parse()
+                .map_err(|e: UnknownBinary| error(e.to_string()))?,
+        },
     };
     Ok(Step {
         kind,

@@ -1,8 +1,8 @@
 //! Plans and artifacts survive the trip through bytes; damaged bytes are errors.
 
 use lancet_artifact::{
-    Activation, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port,
-    RowBlock, Step, StepKind, Storage, ValueDesc, WeightFormat, Weights, read, write,
+    Activation, ArtifactError, Attribute, AttributeTensor, Binary, Dim, Layout, MatrixDesc, Plan,
+    Port, RowBlock, Step, StepKind, Storage, ValueDesc, WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -68,7 +68,8 @@ fn kind() -> impl Strategy<Value = StepKind> {
             }
         }),
         activation().prop_map(|kind| StepKind::Activation { kind }),
-        Just(StepKind::Add),
+        proptest::sample::select(&Binary::ALL[..]).prop_map(|op| StepKind::Binary { op }),
+        float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
     ]
 }
 

@@ -5,12 +5,12 @@
 //! kind has a portable form beside its kernels, for CPUs without them and for comparison.
 
 mod activation;
-mod add;
 mod attention;
+mod binary;
 mod convert;
 mod embedding_lookup;
-mod layer_norm;
 pub(crate) mod linear;
+mod norm;
 pub(crate) mod sizes;
 
 use std::cell::RefCell;
@@ -30,11 +30,11 @@ pub(crate) enum Bound {
     ToPanels(convert::ToPanels),
     FromPanels(convert::FromPanels),
     EmbeddingLookup(embedding_lookup::EmbeddingLookup),
-    LayerNorm(layer_norm::LayerNorm),
+    Norm(norm::Norm),
     Linear(linear::Linear),
     Attention(attention::Attention),
     Activation(activation::Activate),
-    Add(add::Add),
+    Binary(binary::Binary),
 }
 
 /// Why a step stopped.
@@ -204,8 +204,13 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::EmbeddingLookup(embedding_lookup::EmbeddingLookup::bind(sizes)?)
         }
         StepKind::LayerNorm { epsilon } => {
-            Bound::LayerNorm(layer_norm::LayerNorm::bind(sizes, *epsilon)?)
+            Bound::Norm(norm::Norm::bind(sizes, norm::Kind::Layer, *epsilon)?)
         }
+        StepKind::RmsNorm { epsilon } => Bound::Norm(norm::Norm::bind(
+            sizes,
+            norm::Kind::RootMeanSquare,
+            *epsilon,
+        )?),
         StepKind::Linear { matrix, activation } => {
             Bound::Linear(linear::Linear::bind(sizes, *matrix as usize, *activation)?)
         }
@@ -220,7 +225,7 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         StepKind::Activation { kind } => {
             Bound::Activation(activation::Activate::bind(sizes, *kind)?)
         }
-        StepKind::Add => Bound::Add(add::Add::bind(sizes)?),
+        StepKind::Binary { op } => Bound::Binary(binary::Binary::bind(sizes, *op)?),
         StepKind::Portable { .. } | StepKind::Dims(_) | StepKind::View | StepKind::Broadcast => {
             return Err("is no step over panels".to_owned());
         }
@@ -239,11 +244,11 @@ impl Bound {
             Bound::ToPanels(step) => step.run(reads, out, workers),
             Bound::FromPanels(step) => step.run(reads, out, workers),
             Bound::EmbeddingLookup(step) => step.run(reads, out, workers),
-            Bound::LayerNorm(step) => step.run(reads, out, workers),
+            Bound::Norm(step) => step.run(reads, out, workers),
             Bound::Linear(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
             Bound::Activation(step) => step.run(reads, out, workers),
-            Bound::Add(step) => step.run(reads, out, workers),
+            Bound::Binary(step) => step.run(reads, out, workers),
         }
     }
 
@@ -253,11 +258,11 @@ impl Bound {
             Bound::ToPanels(_) => (None, "to_panels"),
             Bound::FromPanels(_) => (None, "from_panels"),
             Bound::EmbeddingLookup(step) => (step.kernel_name(), "portable_embedding_lookup"),
-            Bound::LayerNorm(step) => (step.kernel_name(), "portable_layer_norm"),
+            Bound::Norm(step) => (step.kernel_name(), "portable_norm"),
             Bound::Linear(step) => (step.kernel_name(), "portable_linear"),
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
             Bound::Activation(step) => (step.kernel_name(), "portable_activation"),
-            Bound::Add(step) => (step.kernel_name(), "portable_add"),
+            Bound::Binary(step) => (step.kernel_name(), "portable_binary"),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -270,9 +275,9 @@ impl Bound {
             Bound::ToPanels(_)
             | Bound::FromPanels(_)
             | Bound::EmbeddingLookup(_)
-            | Bound::LayerNorm(_)
+            | Bound::Norm(_)
             | Bound::Activation(_)
-            | Bound::Add(_) => 0,
+            | Bound::Binary(_) => 0,
         }
     }
 }

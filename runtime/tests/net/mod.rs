@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use lancet_artifact::{
-    Activation, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage, ValueDesc,
+    Activation, Binary, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage, ValueDesc,
     WeightFormat, Weights,
 };
 use lancet_codegen::formats::pack;
@@ -315,7 +315,7 @@ pub(crate) fn encoder(with_portable: bool) -> Net {
             let shape = shape.clone();
             let sum = (Operator::Add, Attributes::new(), vec![Some(x), Some(a)]);
             x = net.step(
-                StepKind::Add,
+                StepKind::Binary { op: Binary::Add },
                 &[Some(x), Some(a)],
                 &shape,
                 Layout::Panels,

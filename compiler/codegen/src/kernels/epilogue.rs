@@ -34,26 +34,3 @@ pub(super) fn program(
     });
     b.finish()
 }
-
-/// The sum of two panels: `y = x + z`, rows of one panel.
-///
-/// Arguments: `[0]` x; `[1]` z; `[2]` rows; `[3]` y.
-pub(super) fn add_program(name: String, tile: &Tile) -> Program {
-    let mut b = Builder::new(name, tile.vl);
-    let (x, z, rows, y) = (b.arg(0), b.arg(1), b.arg(2), b.arg(3));
-    let stride = tile.row_bytes();
-    b.repeat(rows, |b| {
-        for i in 0..tile.lanes / tile.vl {
-            let offset = i as i32 * b.vector_bytes();
-            let v = b.vector();
-            b.load(v, at(x, offset));
-            b.add(v, v, at(z, offset));
-            b.store(at(y, offset), v);
-            b.free_vector(v);
-        }
-        for p in [x, z, y] {
-            b.add_imm(p, stride);
-        }
-    });
-    b.finish()
-}

@@ -1,4 +1,5 @@
-//! Layer norm over the features of one panel: `y = (x - mean) / sqrt(var + epsilon) * gamma + beta`, vertically.
+//! Norms over the features of one panel, vertically: `y = (x - mean) / sqrt(var + epsilon) * gamma + beta`, and the
+//! root-mean-square norm, whose mean is taken to be zero.
 //!
 //! Every token is a lane, so there is no horizontal sum. Two passes find mean and variance (the variance from centred
 //! values, so nothing cancels), a third writes. Sums run in four interleaved parts for accuracy and latency.
@@ -12,7 +13,14 @@ use crate::kir::{Builder, Program, Scalar, Unary, Vector, at};
 /// Partial sums of one lane.
 const PARTS: usize = 4;
 
-pub(super) fn program(name: String, tile: &Tile) -> Program {
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Norm {
+    Layer,
+    RootMeanSquare,
+}
+
+pub(super) fn program(name: String, norm: Norm, tile: &Tile) -> Program {
     let mut b = Builder::new(name, tile.vl);
     let (x, y, gamma, beta) = (b.arg(0), b.arg(1), b.arg(2), b.arg(3));
     let (k, params) = (b.arg(4), b.arg(5));
@@ -55,9 +63,12 @@ pub(super) fn program(name: String, tile: &Tile) -> Program {
                 b.mul(into, into, inverse_k);
                 b.free_vector(inverse_k);
             };
-        sum(&mut b, mean, &|b, part, offset, p| {
-            b.add(part, part, at(p, offset))
-        });
+        match norm {
+            Norm::Layer => sum(&mut b, mean, &|b, part, offset, p| {
+                b.add(part, part, at(p, offset))
+            }),
+            Norm::RootMeanSquare => b.zero(mean),
+        }
         sum(&mut b, rstd, &|b, part, offset, p| {
             let d = b.vector();
             b.sub(d, mean, at(p, offset));

@@ -1,6 +1,7 @@
 //! Every kernel: one file per kind, each a function from its parameters to a kernel IR program.
 
 pub mod attention;
+mod binary;
 mod dense;
 pub mod embedding;
 mod epilogue;
@@ -9,11 +10,13 @@ mod math;
 pub mod probe;
 mod sparse;
 
-use lancet_artifact::WeightFormat;
+use lancet_artifact::{Right, WeightFormat};
 
 use crate::formats::sparse::Kind;
 use crate::kir::{Program, Scale};
 use crate::{CpuFeatures, EmitError, KernelSpec};
+
+use layer_norm::Norm;
 
 /// Writes the program of `spec`, at the vector width that suits the CPU.
 ///
@@ -56,19 +59,29 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             let name = format!("f32_{activation}{add}_{panel}x{lanes}_v{}", tile.vl);
             Ok(epilogue::program(name, activation, residual, &tile))
         }
-        KernelSpec::Add { panel, lanes } => {
+        KernelSpec::Binary {
+            op,
+            right,
+            panel,
+            lanes,
+        } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
-            Ok(epilogue::add_program(
-                format!("f32_add_{panel}x{lanes}_v{}", tile.vl),
-                &tile,
-            ))
+            let by = match right {
+                Right::Panels => "",
+                Right::Features => "_features",
+            };
+            let name = format!("f32_{op}{by}_{panel}x{lanes}_v{}", tile.vl);
+            Ok(binary::program(name, op, right, &tile))
         }
         KernelSpec::LayerNorm { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
-            Ok(layer_norm::program(
-                format!("f32_layer_norm_{panel}x{lanes}_v{}", tile.vl),
-                &tile,
-            ))
+            let name = format!("f32_layer_norm_{panel}x{lanes}_v{}", tile.vl);
+            Ok(layer_norm::program(name, Norm::Layer, &tile))
+        }
+        KernelSpec::RmsNorm { panel, lanes } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            let name = format!("f32_rms_norm_{panel}x{lanes}_v{}", tile.vl);
+            Ok(layer_norm::program(name, Norm::RootMeanSquare, &tile))
         }
         KernelSpec::EmbeddingSum { tables, panel } => {
             if !(1..=embedding::MAX_TABLES).contains(&tables) || !matches!(panel, 8 | 16 | 32) {
