@@ -10,7 +10,7 @@ use lancet_passes::{PASSES, PassManager, Pipeline, PipelineError, Report, Target
 
 use lancet_runtime::{Model, ModelOptions, RuntimeError};
 
-use crate::lower::{LowerError, lower};
+use crate::lower::{LowerError, lower, lower_into};
 use crate::onnx::{self, ImportErrors, ImportOptions};
 
 /// How a model is compiled.
@@ -73,8 +73,7 @@ impl Compiled {
     /// # Errors
     /// As [`Compiled::lower`], and what `out` says.
     pub fn write(&self, out: &mut impl Write) -> Result<(), CompileError> {
-        let (plan, weights) = self.lower()?;
-        Ok(lancet_artifact::write(&plan, &weights, out)?)
+        write_variants(&[("", self)], out)
     }
 
     /// Makes the model ready to run, without a file.
@@ -85,6 +84,26 @@ impl Compiled {
         let (plan, weights) = self.lower()?;
         Ok(Model::from_parts(plan, &weights, options)?)
     }
+}
+
+/// Writes an artifact of several variants, such as widths and depths of one model. What their weights have in common is
+/// written once; the first is what runs when no variant is named.
+///
+/// # Errors
+/// As [`Compiled::write`], and if two have one name.
+pub fn write_variants(
+    variants: &[(&str, &Compiled)],
+    out: &mut impl Write,
+) -> Result<(), CompileError> {
+    let mut weights = Weights::new();
+    let plans = (variants.iter())
+        .map(|(name, v)| {
+            let plan = lower_into(&v.graph, &mut weights).map_err(CompileError::Lower)?;
+            Ok((*name, plan))
+        })
+        .collect::<Result<Vec<_>, CompileError>>()?;
+    let plans: Vec<(&str, &Plan)> = plans.iter().map(|(name, plan)| (*name, plan)).collect();
+    Ok(lancet_artifact::write(&plans, &weights, out)?)
 }
 
 /// Compiles an ONNX file.

@@ -13,7 +13,9 @@ pub mod lower;
 pub mod onnx;
 pub mod pipeline;
 
-pub use compile::{CompileError, CompileOptions, Compiled, compile, compile_file, optimize};
+pub use compile::{
+    CompileError, CompileOptions, Compiled, compile, compile_file, optimize, write_variants,
+};
 pub use lancet_ops::{DType, Data, Tensor, TensorView};
 pub use lancet_passes::{Remark, RemarkKind, Report, Target};
 pub use lancet_runtime::{Model, ModelOptions, Session};

@@ -3,6 +3,17 @@
 //! Canonicalize so that later passes see one spelling; raise what exporters took apart; choose formats from the zeros;
 //! place activations in token panels last, when it is known which operators remain.
 
+/// The default pipeline for one slice of a model that was trained for several: `width` and `depth` are the shares of heads
+/// and neurons, and of layers, that stay, above 0 and at most 1.
+pub fn sliced(width: f64, depth: f64) -> String {
+    let slices = format!("slice-depth{{keep = {depth}}},slice-width{{keep = {width}}},");
+    let (raised, rest) = DEFAULT.split_at(DEFAULT.find(SLICE_BEFORE).unwrap_or(DEFAULT.len()));
+    format!("{raised}{slices}{rest}")
+}
+
+/// Slices are cut when layers are raised and fused, and before anything depends on how many there are.
+const SLICE_BEFORE: &str = "narrow-to-observed-tokens";
+
 /// Passes in order, as pipeline text.
 pub const DEFAULT: &str = concat!(
     // Shape arithmetic becomes symbolic sizes, constants become values, copies disappear.

@@ -484,7 +484,11 @@ fn compile_tells_what_passes_did() {
     let json = lancet(args, &[&TINY.onnx, &out]).exits(0).json();
     let bytes = fs::metadata(&out).expect("written").len();
     assert_eq!(json["bytes"], bytes);
-    assert!(json["passes"].as_array().is_some_and(|p| 5 < p.len()));
+    assert!(
+        json["variants"][0]["passes"]
+            .as_array()
+            .is_some_and(|p| 5 < p.len())
+    );
     let args = "compile {} -o {} --force --dump-ir-after raise-linear";
     let dump = lancet(args, &[&TINY.onnx, &out]).exits(0).stdout;
     assert!(dump.starts_with("; after raise-linear\ngraph @"), "{dump}");
@@ -500,4 +504,36 @@ fn synth_repeats_itself() {
     let bytes = fs::read(&again).expect("written");
     assert_eq!(json["bytes"], bytes.len());
     assert!(bytes == fs::read(&TINY.onnx).expect("written"));
+}
+
+/// Slices of one model share what they have in common, and each is found by its name.
+#[test]
+fn variants_are_slices_of_one_model() {
+    let dir = folder();
+    let (whole, both) = (dir.path().join("whole"), dir.path().join("both"));
+    lancet("compile {} -o {}", &[&TINY.onnx, &whole]).exits(0);
+    let args = "compile {} -o {} --variant full --variant half:width=0.5,depth=0.5 --json";
+    let json = lancet(args, &[&TINY.onnx, &both]).exits(0).json();
+    assert_eq!(json["variants"][1]["name"], "half");
+    let bytes = |p: &Path| fs::metadata(p).expect("written").len();
+    assert!(
+        bytes(&both) < 2 * bytes(&whole),
+        "embeddings and layers are shared"
+    );
+    let parameters = |variant: &str| {
+        let args = format!("inspect {{}} {variant} --json");
+        lancet(&args, &[&both]).exits(0).json()["parameters"].clone()
+    };
+    assert_eq!(parameters(""), parameters("--variant full"));
+    assert!(parameters("--variant half").as_u64() < parameters("").as_u64());
+    lancet("bench {} --variant half --iters 1 --seq 8", &[&both]).exits(0);
+    lancet("bench {} --variant quarter --iters 1", &[&both])
+        .exits(2)
+        .says("unknown variant `quarter`: the artifact has `full`, `half`");
+    lancet("bench {} --variant half --iters 1", &[&TINY.onnx])
+        .exits(2)
+        .says("only artifacts have variants");
+    lancet("compile {} -o {} --force --width 1.5", &[&TINY.onnx, &both])
+        .exits(2)
+        .says("above 0, at most 1");
 }

@@ -39,6 +39,8 @@ mod remove_dead_units;
 mod rewrite;
 mod simplify_gathers;
 mod simplify_shapes;
+mod slice_depth;
+mod slice_width;
 mod vector;
 
 pub use context::{OptionValue, Options, PassContext, Target};

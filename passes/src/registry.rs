@@ -17,6 +17,8 @@ use lancet_ir::WeightFormat;
 pub enum OptionType {
     Int,
     Float,
+    /// A number above 0, at most 1.
+    Share,
     Bool,
     /// `auto`, or the format of packed weights.
     Format,
@@ -28,6 +30,7 @@ impl OptionType {
         match self {
             OptionType::Int => "an integer",
             OptionType::Float => "a number",
+            OptionType::Share => "a number above 0, at most 1",
             OptionType::Bool => "true or false",
             OptionType::Format => {
                 "`auto`, `dense`, `unstructured`, or blocks such as `4x1` of at most 255 by 255"
@@ -43,6 +46,9 @@ impl OptionType {
                 Ok(v) if v.is_finite() => Some(OptionValue::Float(v)),
                 _ => None,
             },
+            OptionType::Share => (text.parse::<f64>().ok())
+                .filter(|&v| 0.0 < v && v <= 1.0)
+                .map(OptionValue::Float),
             OptionType::Bool => text.parse().ok().map(OptionValue::Bool),
             OptionType::Format if text == "auto" => Some(OptionValue::Format(None)),
             OptionType::Format => parse_format(text).map(|f| OptionValue::Format(Some(f))),
@@ -132,6 +138,8 @@ pub static PASSES: &[PassInfo] = &[
     },
     crate::fold_attention_biases::INFO,
     crate::remove_dead_units::INFO,
+    crate::slice_depth::INFO,
+    crate::slice_width::INFO,
     PassInfo {
         name: "narrow-to-observed-tokens",
         summary: "compute only the token that a head observes",

@@ -18,6 +18,9 @@ pub enum RuntimeError {
     /// The plan asks for something that cannot be run.
     #[error("plan: {0}")]
     Plan(#[from] PlanError),
+    /// The artifact has no variant of this name.
+    #[error("unknown variant `{name}`: the artifact has {known}")]
+    UnknownVariant { name: String, known: String },
     /// The caller gave a tensor that the model does not have.
     #[error("unknown input `{name}`: the model has {known}")]
     UnknownInput { name: String, known: String },

@@ -26,6 +26,8 @@ pub struct ModelOptions {
     pub max_arena_bytes: u64,
     /// Whether steps run emitted kernels.
     pub kernels: Kernels,
+    /// The variant of an artifact to run; `None` is the first.
+    pub variant: Option<String>,
 }
 
 impl Default for ModelOptions {
@@ -34,6 +36,7 @@ impl Default for ModelOptions {
             threads: None,
             max_arena_bytes: 16 << 30,
             kernels: Kernels::default(),
+            variant: None,
         }
     }
 }
@@ -141,7 +144,17 @@ impl Model {
     }
 
     fn from_artifact(bytes: Bytes, options: &ModelOptions) -> Result<Model, RuntimeError> {
-        let (plan, weights) = lancet_artifact::read(bytes.as_slice())?;
+        let (mut variants, weights) = lancet_artifact::read(bytes.as_slice())?;
+        let chosen = match &options.variant {
+            None => 0,
+            Some(name) => (variants.iter().position(|v| v.0 == *name)).ok_or_else(|| {
+                RuntimeError::UnknownVariant {
+                    name: name.clone(),
+                    known: crate::session::quoted(variants.iter().map(|v| v.0.as_str())),
+                }
+            })?,
+        };
+        let (_, plan) = variants.swap_remove(chosen);
         Model::new(plan, bytes, weights, options)
     }
 

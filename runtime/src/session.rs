@@ -520,7 +520,12 @@ fn nanoseconds(since: Instant) -> u64 {
 }
 
 fn names(ports: &[lancet_artifact::Port]) -> String {
-    let names: Vec<String> = ports.iter().map(|p| format!("`{}`", p.name)).collect();
+    quoted(ports.iter().map(|p| p.name.as_str()))
+}
+
+/// Names for a message: `` `a`, `b` ``.
+pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|n| format!("`{n}`")).collect();
     names.join(", ")
 }
 

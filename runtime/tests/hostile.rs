@@ -70,7 +70,7 @@ proptest! {
     fn changed_artifacts(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let net = encoder(false);
         let mut bytes = Vec::new();
-        lancet_artifact::write(&net.plan, &net.weights, &mut bytes).expect("a valid plan");
+        lancet_artifact::write(&[("", &net.plan)], &net.weights, &mut bytes).expect("a valid plan");
         let at = at.index(bytes.len());
         bytes[at] = byte;
         let _ = Model::from_bytes(&bytes, &options());
@@ -82,7 +82,7 @@ proptest! {
 fn files_are_mapped() {
     let net = encoder(false);
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    lancet_artifact::write(&net.plan, &net.weights, &mut file.as_file()).expect("writes");
+    lancet_artifact::write(&[("", &net.plan)], &net.weights, &mut file.as_file()).expect("writes");
     let model = Model::load_with(file.path(), &options()).expect("loads");
     let inputs = encoder_inputs(1, 5);
     let mapped = Session::new(&model).run(&views(&inputs)).expect("runs");

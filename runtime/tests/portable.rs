@@ -124,7 +124,7 @@ fn runs_at_several_sizes() {
 fn the_same_through_an_artifact() {
     let (plan, weights) = plan();
     let mut bytes = Vec::new();
-    lancet_artifact::write(&plan, &weights, &mut bytes).expect("a valid plan");
+    lancet_artifact::write(&[("", &plan)], &weights, &mut bytes).expect("a valid plan");
     let model = Model::from_bytes(&bytes, &ModelOptions::default()).expect("a valid artifact");
     assert_eq!(model.plan(), &plan);
     let x = Tensor::new([1, 3], vec![1.0f32, 2.0, 3.0]);

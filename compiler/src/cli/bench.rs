@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Tokens in a sequence
     #[arg(long, default_value_t = 128)]
     seq: usize,
+    /// Variant of an artifact that holds several; by default its first
+    #[arg(long)]
+    variant: Option<String>,
     /// Threads; by default what the machine grants this process
     #[arg(long, value_parser = super::n_threads())]
     threads: Option<usize>,
@@ -61,6 +64,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         &args.model,
         &ModelOptions {
             threads: args.threads,
+            variant: args.variant.clone(),
             ..ModelOptions::default()
         },
     )?;

@@ -14,6 +14,9 @@ use super::{Failure, model, print};
 pub(super) struct Args {
     /// ONNX model or artifact
     model: PathBuf,
+    /// Variant of an artifact that holds several; by default its first
+    #[arg(long)]
+    variant: Option<String>,
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -21,7 +24,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (plan, remarks) = if model::is_artifact(&args.model)? {
-        let loaded = model::load(&args.model, &ModelOptions::default())?;
+        let options = ModelOptions {
+            variant: args.variant.clone(),
+            ..ModelOptions::default()
+        };
+        let loaded = model::load(&args.model, &options)?;
         (loaded.plan().clone(), Vec::new())
     } else {
         let compiled = lancet::compile_file(&args.model, &lancet::CompileOptions::default())

@@ -16,6 +16,15 @@ pub(super) fn load(path: &Path, options: &ModelOptions) -> Result<Model, Failure
     if is_artifact(path)? {
         return Model::load_with(path, options).map_err(|e| runtime_failure(path, &e));
     }
+    if let Some(name) = &options.variant {
+        return Err(Failure::new(
+            Kind::Usage,
+            format_args!(
+                "{}: --variant {name}: only artifacts have variants",
+                path.display()
+            ),
+        ));
+    }
     let compiled =
         compile_file(path, &CompileOptions::default()).map_err(|e| compile_failure(path, &e))?;
     compiled
@@ -69,6 +78,7 @@ pub(super) fn runtime_failure(path: &Path, error: &RuntimeError) -> Failure {
         RuntimeError::Io { .. } => Kind::Io,
         RuntimeError::Artifact(_) | RuntimeError::Plan(_) => Kind::InvalidFile,
         RuntimeError::UnknownInput { .. }
+        | RuntimeError::UnknownVariant { .. }
         | RuntimeError::RepeatedInput { .. }
         | RuntimeError::MissingInput { .. }
         | RuntimeError::InputDType { .. }

@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// Where to write outputs by name, a .npz file
     #[arg(long)]
     outputs: Option<PathBuf>,
+    /// Variant of an artifact that holds several; by default its first
+    #[arg(long)]
+    variant: Option<String>,
     /// Threads; by default what the machine grants this process
     #[arg(long, value_parser = super::n_threads())]
     threads: Option<usize>,
@@ -34,6 +37,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         &args.model,
         &ModelOptions {
             threads: args.threads,
+            variant: args.variant.clone(),
             ..ModelOptions::default()
         },
     )?;

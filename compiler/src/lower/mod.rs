@@ -38,10 +38,23 @@ pub enum LowerError {
 /// # Errors
 /// Every node that cannot be lowered.
 pub fn lower(graph: &Graph) -> Result<(Plan, Weights<'_>), Vec<LowerError>> {
+    let mut weights = Weights::new();
+    let plan = lower_into(graph, &mut weights)?;
+    Ok((plan, weights))
+}
+
+/// As [`lower`], into weights that other plans may share.
+///
+/// # Errors
+/// Every node that cannot be lowered.
+pub fn lower_into<'g>(
+    graph: &'g Graph,
+    weights: &mut Weights<'g>,
+) -> Result<Plan, Vec<LowerError>> {
     let mut lowering = Lowering {
         graph,
         plan: Plan::default(),
-        placement: Placement::default(),
+        placement: Placement::new(weights),
         values: HashMap::new(),
         symbols: BTreeMap::new(),
         matrices: HashMap::new(),
@@ -70,23 +83,23 @@ pub fn lower(graph: &Graph) -> Result<(Plan, Weights<'_>), Vec<LowerError>> {
         }
     }
     if errors.is_empty() {
-        Ok((lowering.plan, lowering.placement.weights))
+        Ok(lowering.plan)
     } else {
         Err(errors)
     }
 }
 
-struct Lowering<'g> {
+struct Lowering<'g, 'w> {
     graph: &'g Graph,
     plan: Plan,
-    placement: Placement<'g>,
+    placement: Placement<'g, 'w>,
     values: HashMap<Value, u32>,
     symbols: BTreeMap<String, u32>,
     /// Packed matrices by the value that is their packed form.
     matrices: HashMap<Value, u32>,
 }
 
-impl Lowering<'_> {
+impl Lowering<'_, '_> {
     fn node(&mut self, node: NodeId) -> Result<(), LowerError> {
         match select(self.graph, node)? {
             Selected::Input => {

@@ -15,13 +15,21 @@ use lancet_passes::analysis::sparsity::SparsityPattern;
 use super::{LowerError, describe, unsupported};
 
 /// The weights section, and where each tensor of the graph is in it.
-#[derive(Debug, Default)]
-pub(super) struct Placement<'g> {
-    pub(super) weights: Weights<'g>,
+#[derive(Debug)]
+pub(super) struct Placement<'g, 'w> {
+    weights: &'w mut Weights<'g>,
     placed: HashMap<*const Tensor, (u64, u64)>,
 }
 
-impl<'g> Placement<'g> {
+impl<'g, 'w> Placement<'g, 'w> {
+    /// Nothing placed yet, to be added to `weights`.
+    pub(super) fn new(weights: &'w mut Weights<'g>) -> Placement<'g, 'w> {
+        Placement {
+            weights,
+            placed: HashMap::new(),
+        }
+    }
+
     /// Places a constant, once however often it is used; its offset and length.
     pub(super) fn tensor(&mut self, tensor: &'g Tensor) -> (u64, u64) {
         if let Some(&range) = self.placed.get(&std::ptr::from_ref(tensor)) {

@@ -39,6 +39,9 @@ pub enum ArtifactError {
     /// The plan decodes, but does not make sense.
     #[error("artifact plan: {0}")]
     Plan(#[from] PlanError),
+    /// The variants cannot be told apart.
+    #[error("artifact variants: {0}")]
+    Variants(String),
     /// The artifact could not be written.
     #[error("artifact could not be written: {0}")]
     Io(#[from] std::io::Error),

@@ -1,82 +1,89 @@
-//! The bytes of an artifact: header, plan, weights.
+//! The bytes of an artifact: header, plans, weights.
+//!
+//! An artifact holds one plan or several, its variants, over one weights section; each has a name of its own.
 //!
 //! ```text
 //!  0  magic           8 bytes
 //!  8  format version  u32
 //! 12  header checksum u32, CRC-32 of the header with this field zero
-//! 16  plan offset     u64        24  plan length     u64
+//! 16  plans offset    u64        24  plans length    u64
 //! 32  weights offset  u64        40  weights length  u64
-//! 48  plan checksum   u32        52  weights checksum u32
+//! 48  plans checksum  u32        52  weights checksum u32
 //! 56  reserved        u64, zero
-//! 64  plan, then zeros up to a multiple of 4096, then weights up to the end of the file
+//! 64  plans, then zeros up to a multiple of 4096, then weights up to the end of the file
 //! ```
 //!
 //! Everything is little-endian. Checks go from the outside in: magic, version, header, lengths, checksums, the plan's
 //! message, the plan.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::ops::Range;
 
-use crate::{ArtifactError, Plan, Weights};
+use crate::{ArtifactError, Plan, Weights, wire};
 
 const MAGIC: [u8; 8] = *b"\x89LANCET\n";
 const HEADER_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 4096;
 
 /// The format version that this build writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
-/// Greatest length of the encoded plan, which bounds the memory that decoding a hostile one takes.
+/// Greatest length of the encoded plans together, which bounds the memory that decoding a hostile one takes.
 pub const MAX_PLAN_BYTES: u64 = 16 << 20;
 
-/// Writes an artifact.
+/// Writes an artifact: its variants, of which the first is the default, over one weights section.
 ///
 /// # Errors
-/// [`ArtifactError::Plan`] if the plan does not hold together with these weights, [`ArtifactError::Io`].
+/// [`ArtifactError::Variants`] if there is none or two share a name, [`ArtifactError::Plan`] if a plan does not hold
+/// together with these weights, [`ArtifactError::Io`].
 pub fn write(
-    plan: &Plan,
+    variants: &[(&str, &Plan)],
     weights: &Weights<'_>,
     out: &mut impl Write,
 ) -> Result<(), ArtifactError> {
-    plan.validate(weights.len_bytes())?;
-    let bytes = plan.to_bytes();
-    let plan_bytes = bytes.len() as u64;
-    if plan_bytes > MAX_PLAN_BYTES {
+    check_names(variants.iter().map(|v| v.0))?;
+    for (_, plan) in variants {
+        plan.validate(weights.len_bytes())?;
+    }
+    let bytes = wire::variants_to_bytes(variants);
+    let plans_bytes = bytes.len() as u64;
+    if plans_bytes > MAX_PLAN_BYTES {
         return Err(ArtifactError::Section {
-            section: "plan",
+            section: "plans",
             offset: HEADER_BYTES as u64,
-            len: plan_bytes,
+            len: plans_bytes,
             message: "longer than the format allows",
         });
     }
-    let plan_end = HEADER_BYTES as u64 + plan_bytes;
-    let weights_offset = plan_end.next_multiple_of(PAGE_BYTES);
+    let plans_end = HEADER_BYTES as u64 + plans_bytes;
+    let weights_offset = plans_end.next_multiple_of(PAGE_BYTES);
     let header = Header {
-        plan: (HEADER_BYTES as u64, plan_bytes),
+        plans: (HEADER_BYTES as u64, plans_bytes),
         weights: (weights_offset, weights.len_bytes()),
-        plan_crc: crc32fast::hash(&bytes),
+        plans_crc: crc32fast::hash(&bytes),
         weights_crc: weights.crc32(),
     };
     out.write_all(&header.to_bytes())?;
     out.write_all(&bytes)?;
-    out.write_all(&[0u8; PAGE_BYTES as usize][..(weights_offset - plan_end) as usize])?;
+    out.write_all(&[0u8; PAGE_BYTES as usize][..(weights_offset - plans_end) as usize])?;
     weights.write_to(out)?;
     out.flush()?;
     Ok(())
 }
 
-/// Reads an artifact: the plan, and where in `bytes` the weights section is.
+/// Reads an artifact: the variants, at least one, and where in `bytes` the weights section is.
 ///
 /// # Errors
 /// [`ArtifactError`] with what is wrong and where. No bytes cause a panic.
-pub fn read(bytes: &[u8]) -> Result<(Plan, Range<usize>), ArtifactError> {
+pub fn read(bytes: &[u8]) -> Result<(Vec<(String, Plan)>, Range<usize>), ArtifactError> {
     let header = Header::from_bytes(bytes)?;
-    let plan = section(bytes, "plan", header.plan)?;
-    if header.plan.1 > MAX_PLAN_BYTES {
+    let plans = section(bytes, "plans", header.plans)?;
+    if header.plans.1 > MAX_PLAN_BYTES {
         return Err(ArtifactError::Section {
-            section: "plan",
-            offset: header.plan.0,
-            len: header.plan.1,
+            section: "plans",
+            offset: header.plans.0,
+            len: header.plans.1,
             message: "longer than the format allows",
         });
     }
@@ -89,11 +96,28 @@ pub fn read(bytes: &[u8]) -> Result<(Plan, Range<usize>), ArtifactError> {
             message: "not at a multiple of 4096",
         });
     }
-    check_crc("plan", header.plan_crc, &bytes[plan.clone()])?;
+    check_crc("plans", header.plans_crc, &bytes[plans.clone()])?;
     check_crc("weights", header.weights_crc, &bytes[weights.clone()])?;
-    let plan = Plan::from_bytes(&bytes[plan])?;
-    plan.validate(weights.len() as u64)?;
-    Ok((plan, weights))
+    let variants = wire::variants_from_bytes(&bytes[plans])?;
+    check_names(variants.iter().map(|v| v.0.as_str()))?;
+    for (_, plan) in &variants {
+        plan.validate(weights.len() as u64)?;
+    }
+    Ok((variants, weights))
+}
+
+/// At least one variant, and no two of one name.
+fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ArtifactError> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(ArtifactError::Variants(format!("two are named `{name}`")));
+        }
+    }
+    if seen.is_empty() {
+        return Err(ArtifactError::Variants("there is none".to_owned()));
+    }
+    Ok(())
 }
 
 /// True if `bytes` begin like an artifact; two bytes of a file say enough to tell it from an ONNX model.
@@ -103,9 +127,9 @@ pub fn is_artifact(bytes: &[u8]) -> bool {
 
 struct Header {
     /// Offset and length.
-    plan: (u64, u64),
+    plans: (u64, u64),
     weights: (u64, u64),
-    plan_crc: u32,
+    plans_crc: u32,
     weights_crc: u32,
 }
 
@@ -114,11 +138,11 @@ impl Header {
         let mut out = [0u8; HEADER_BYTES];
         out[..8].copy_from_slice(&MAGIC);
         out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out[16..24].copy_from_slice(&self.plan.0.to_le_bytes());
-        out[24..32].copy_from_slice(&self.plan.1.to_le_bytes());
+        out[16..24].copy_from_slice(&self.plans.0.to_le_bytes());
+        out[24..32].copy_from_slice(&self.plans.1.to_le_bytes());
         out[32..40].copy_from_slice(&self.weights.0.to_le_bytes());
         out[40..48].copy_from_slice(&self.weights.1.to_le_bytes());
-        out[48..52].copy_from_slice(&self.plan_crc.to_le_bytes());
+        out[48..52].copy_from_slice(&self.plans_crc.to_le_bytes());
         out[52..56].copy_from_slice(&self.weights_crc.to_le_bytes());
         let crc = crc32fast::hash(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -150,9 +174,9 @@ impl Header {
         zeroed[12..16].fill(0);
         check_crc("header", u32_at(12), &zeroed)?;
         Ok(Header {
-            plan: (u64_at(16), u64_at(24)),
+            plans: (u64_at(16), u64_at(24)),
             weights: (u64_at(32), u64_at(40)),
-            plan_crc: u32_at(48),
+            plans_crc: u32_at(48),
             weights_crc: u32_at(52),
         })
     }

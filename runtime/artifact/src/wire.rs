@@ -1,4 +1,4 @@
-//! The plan's protobuf message, by derive, and its conversion to and from [`Plan`].
+//! The plans' protobuf message, by derive, and its conversion to and from [`Plan`].
 //!
 //! Private: nothing outside sees a message. Shapes are flat lists of integers, so that a plan of many values stays small:
 //! for each dimension the number of terms, and for each term its coefficient, its degree and its symbols.
@@ -9,6 +9,20 @@ use crate::{
     Activation, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan,
     PlanError, Port, RowBlock, Step, StepKind, Storage, UnknownBinary, ValueDesc, WeightFormat,
 };
+
+#[derive(Clone, PartialEq, Message)]
+struct VariantsMessage {
+    #[prost(message, repeated, tag = "1")]
+    variants: Vec<VariantMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VariantMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, required, tag = "2")]
+    plan: PlanMessage,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct PlanMessage {
@@ -230,6 +244,26 @@ struct MatrixMessage {
     pattern: String,
     #[prost(float, tag = "11")]
     predicted_speedup: f32,
+}
+
+/// Names and plans as the bytes of one protobuf message.
+pub(crate) fn variants_to_bytes(variants: &[(&str, &Plan)]) -> Vec<u8> {
+    let variants = (variants.iter())
+        .map(|&(name, plan)| VariantMessage {
+            name: name.to_owned(),
+            plan: to_message(plan),
+        })
+        .collect();
+    VariantsMessage { variants }.encode_to_vec()
+}
+
+/// What [`variants_to_bytes`] encoded. Plans are not validated.
+pub(crate) fn variants_from_bytes(bytes: &[u8]) -> Result<Vec<(String, Plan)>, ArtifactError> {
+    let message =
+        VariantsMessage::decode(bytes).map_err(|e| ArtifactError::Decode(e.to_string()))?;
+    (message.variants.into_iter())
+        .map(|v| Ok((v.name, from_message(v.plan)?)))
+        .collect()
 }
 
 impl Plan {

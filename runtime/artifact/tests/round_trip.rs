@@ -205,7 +205,7 @@ fn small() -> (Plan, Weights<'static>) {
 fn artifact() -> Vec<u8> {
     let (plan, weights) = small();
     let mut bytes = Vec::new();
-    write(&plan, &weights, &mut bytes).expect("writes");
+    write(&[("", &plan)], &weights, &mut bytes).expect("writes");
     bytes
 }
 
@@ -229,10 +229,11 @@ proptest! {
     fn a_changed_byte_is_noticed(at in any::<prop::sample::Index>(), flip in 1..=255u8) {
         let mut bytes = artifact();
         let at = at.index(bytes.len());
-        bytes[at] ^= flip;
         // Bytes between the sections belong to none.
-        let (plan, weights) = small();
-        let padding = 64 + plan.to_bytes().len()..bytes.len() - weights.len_bytes() as usize;
+        let (_, weights) = small();
+        let plans_bytes = u64::from_le_bytes(bytes[24..32].try_into().expect("8 bytes")) as usize;
+        bytes[at] ^= flip;
+        let padding = 64 + plans_bytes..bytes.len() - weights.len_bytes() as usize;
         prop_assert_eq!(read(&bytes).is_ok(), padding.contains(&at), "byte {}", at);
     }
 
@@ -248,9 +249,45 @@ fn an_artifact_is_what_was_written() {
     let (plan, weights) = small();
     let bytes = artifact();
     let (found, range) = read(&bytes).expect("reads");
-    assert_eq!(found, plan);
+    assert_eq!(found, [(String::new(), plan)]);
     assert_eq!(range.start % 4096, 0);
     assert_eq!(bytes[range], weights.to_vec());
+}
+
+#[test]
+fn variants_share_one_weights_section() {
+    let (plan, mut weights) = small();
+    let all: Vec<u8> = (0..=255).collect();
+    let long = weights.push(all.clone());
+    assert_eq!(
+        weights.push(all.clone()),
+        long,
+        "equal pieces are kept once"
+    );
+    assert_eq!(
+        weights.push(all[..128].to_vec()),
+        long,
+        "a beginning is part of the whole"
+    );
+    let mut other = plan.clone();
+    other.metadata.push(("depth".to_owned(), "half".to_owned()));
+    let mut bytes = Vec::new();
+    write(&[("full", &plan), ("half", &other)], &weights, &mut bytes).expect("writes");
+    let (found, range) = read(&bytes).expect("reads");
+    assert_eq!(
+        found,
+        [
+            ("full".to_owned(), plan.clone()),
+            ("half".to_owned(), other)
+        ]
+    );
+    assert_eq!(bytes[range], weights.to_vec());
+
+    let twice = write(&[("a", &plan), ("a", &plan)], &weights, &mut Vec::new());
+    let message = twice.expect_err("one name").to_string();
+    assert_eq!(message, "artifact variants: two are named `a`");
+    let none = write(&[], &weights, &mut Vec::new()).expect_err("nothing to write");
+    assert_eq!(none.to_string(), "artifact variants: there is none");
 }
 
 #[test]
@@ -269,13 +306,13 @@ fn errors_say_what_and_where() {
     version[8] = 9;
     assert_eq!(
         message(&version),
-        "artifact format version 9 is not supported: this build reads version 1"
+        "artifact format version 9 is not supported: this build reads version 2"
     );
     assert!(message(&good[..good.len() - 1]).starts_with("artifact is truncated: weights needs "));
 
     let (mut plan, weights) = small();
     plan.steps[0].inputs[1] = Some(7);
-    let error = write(&plan, &weights, &mut Vec::new()).expect_err("refers to nothing");
+    let error = write(&[("", &plan)], &weights, &mut Vec::new()).expect_err("refers to nothing");
     assert!(matches!(error, ArtifactError::Plan(_)));
     assert_eq!(
         error.to_string(),
