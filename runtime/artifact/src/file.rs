@@ -72,11 +72,14 @@ pub fn write(
     Ok(())
 }
 
+/// Names and plans of an artifact, the default one first.
+pub type Variants = Vec<(String, Plan)>;
+
 /// Reads an artifact: the variants, at least one, and where in `bytes` the weights section is.
 ///
 /// # Errors
 /// [`ArtifactError`] with what is wrong and where. No bytes cause a panic.
-pub fn read(bytes: &[u8]) -> Result<(Vec<(String, Plan)>, Range<usize>), ArtifactError> {
+pub fn read(bytes: &[u8]) -> Result<(Variants, Range<usize>), ArtifactError> {
     let header = Header::from_bytes(bytes)?;
     let plans = section(bytes, "plans", header.plans)?;
     if header.plans.1 > MAX_PLAN_BYTES {

@@ -21,7 +21,7 @@ mod wire;
 pub use activation::{Activation, UnknownActivation};
 pub use binary::{Binary, Right, UnknownBinary};
 pub use error::{ArtifactError, PlanError};
-pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, is_artifact, read, write};
+pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, Variants, is_artifact, read, write};
 pub use plan::{
     Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
     Storage, ValueDesc,
