@@ -19,7 +19,8 @@ pub const DEFAULT: &str = concat!(
     // Shape arithmetic becomes symbolic sizes, constants become values, copies disappear.
     "fold-constants,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
     // Each of these names a part of the model that a kernel exists for.
-    "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,raise-attention,raise-embedding,",
+    "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,split-linear,",
+    "raise-rotary,raise-attention,raise-embedding,",
     // What raising left over: views of views, constants that only a raised part read.
     "simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.

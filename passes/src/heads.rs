@@ -10,6 +10,9 @@ use lancet_ops::{Attribute, Attributes, Operator};
 use crate::matcher::{peel, permutation, result};
 use crate::polynomial::scaled;
 
+/// Elementwise functions that are moved in front of a split into heads, one within the other.
+const MAX_DEPTH: usize = 8;
+
 /// What an axis stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -160,6 +163,9 @@ impl Origin {
         if self.axes == joined_axes() {
             return Ok(self.value);
         }
+        if let Some(hoisted) = hoisted(graph, self.value, &self.axes, sizes, MAX_DEPTH)? {
+            return Ok(hoisted);
+        }
         let roles = self.axes.concat();
         let shape = joined_shape(sizes)?;
         if roles == [Batch, Token, Head, Feature] {
@@ -183,6 +189,130 @@ impl Origin {
         let moved = transpose(graph, apart, &perm)?;
         view(graph, moved, shape)
     }
+}
+
+/// `value`, an elementwise function of values whose heads can be joined, computed from the joined ones: splitting heads
+/// commutes with it. What is broadcast to all heads, tokens or features is broadcast after the move.
+fn hoisted(
+    graph: &mut Graph,
+    value: Value,
+    axes: &Axes,
+    sizes: &Sizes,
+    depth: usize,
+) -> Result<Option<Value>, IrError> {
+    let elementwise = match graph.operator(value) {
+        Some(Operator::Add | Operator::Sub | Operator::Mul | Operator::Div) => true,
+        Some(Operator::Neg | Operator::Relu | Operator::Tanh | Operator::Sigmoid) => true,
+        Some(_) | None => false,
+    };
+    if !elementwise || depth == 0 {
+        return Ok(None);
+    }
+    let operands: Vec<Value> = graph.operands(value.node).into_iter().flatten().collect();
+    let is_split = |graph: &Graph, v: Value| graph.ty(v).same_value(graph.ty(value));
+    if !operands.iter().any(|&v| is_split(graph, v)) {
+        return Ok(None);
+    }
+    let mut moved = Vec::with_capacity(operands.len());
+    for operand in operands {
+        let joined = if is_split(graph, operand) {
+            let origin = join(graph, operand, axes.clone(), sizes, Scaling::Stop);
+            if origin.axes == joined_axes() {
+                Some(origin.value)
+            } else {
+                hoisted(graph, origin.value, &origin.axes, sizes, depth - 1)?
+            }
+        } else {
+            broadcast(graph, operand, axes, sizes)?
+        };
+        let Some(joined) = joined else {
+            return Ok(None);
+        };
+        moved.push(joined);
+    }
+    let op = graph.op(value.node).clone();
+    let operands: Vec<Option<Value>> = moved.into_iter().map(Some).collect();
+    let node = graph.add(op, &operands)?;
+    let name = graph.node_name(value.node).to_owned();
+    graph.set_node_name(node, &name);
+    Ok(Some(result(node)))
+}
+
+/// `value`, which broadcasts to a shape with these axes, broadcast to joined heads; to their features alone where it is the
+/// same for all tokens.
+fn broadcast(
+    graph: &mut Graph,
+    value: Value,
+    axes: &Axes,
+    sizes: &Sizes,
+) -> Result<Option<Value>, IrError> {
+    let one = Dim::fixed(1);
+    let own = graph.shape(value).to_vec();
+    let Some(missing) = axes.len().checked_sub(own.len()) else {
+        return Ok(None);
+    };
+    let padded = [vec![one.clone(); missing], own].concat();
+    let all = [Batch, Token, Head, Feature];
+    let mut perm = Vec::with_capacity(all.len());
+    for role in all {
+        let Some(axis) = axes.iter().position(|a| a.contains(&role)) else {
+            return Ok(None);
+        };
+        if axes[axis].len() != 1 && padded[axis] != one {
+            return Ok(None);
+        }
+        if !perm.contains(&axis) {
+            perm.push(axis);
+        }
+    }
+    if perm.len() != axes.len() {
+        return Ok(None);
+    }
+    let same_for_tokens = axes
+        .iter()
+        .zip(&padded)
+        .all(|(roles, size)| *size == one || !(roles.contains(&Batch) || roles.contains(&Token)));
+    let padded = view(graph, value, padded)?;
+    let moved = transpose(graph, padded, &perm)?;
+    let Some(joined) = sizes.joined() else {
+        return Ok(None);
+    };
+    // A size of 1 stands for each role of a merged axis.
+    let by_role: Vec<Dim> = all
+        .iter()
+        .map(|role| {
+            let axis = axes.iter().position(|a| a.contains(role));
+            let merged = axis.is_none_or(|a| axes[a].len() != 1);
+            let size =
+                axis.and_then(|a| graph.shape(moved).get(perm.iter().position(|&p| p == a)?));
+            if merged {
+                one.clone()
+            } else {
+                size.cloned().unwrap_or(one.clone())
+            }
+        })
+        .collect();
+    let apart = view(graph, moved, by_role)?;
+    let (shape, joined) = if same_for_tokens {
+        (
+            vec![sizes.heads.clone(), sizes.features.clone()],
+            joined[2..].to_vec(),
+        )
+    } else {
+        (all.iter().map(|&r| sizes.of(r).clone()).collect(), joined)
+    };
+    let apart = if same_for_tokens {
+        let by_features = graph.shape(apart)[2..].to_vec();
+        view(graph, apart, by_features)?
+    } else {
+        apart
+    };
+    let whole = if graph.shape(apart) == shape.as_slice() {
+        apart
+    } else {
+        result(graph.add(Op::Broadcast(shape), &[Some(apart)])?)
+    };
+    Ok(Some(view(graph, whole, joined)?))
 }
 
 /// Puts `joined`, which is `[batch, tokens, heads · features]`, in the place of `value`, whose axes are `axes`, and of the

@@ -34,8 +34,9 @@
 //!   `masked_value`; the others are summed into `bias`;
 //! * forwards, to the product with the values; a guard `Where(IsNaN(p), 0, p)` on the way is dropped.
 //!
-//! Heads are then undone ([`crate::heads`]): views and transpositions that split them disappear, and where something else
-//! (a rotary embedding) stands between, one transposition is put in.
+//! Heads are then undone ([`crate::heads`]): views and transpositions that split them disappear, elementwise functions behind
+//! them (the factors of a rotary embedding) are moved in front of them, and where something else stands between, one
+//! transposition is put in.
 //!
 //! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; the probabilities used by the product with the values
 //! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most

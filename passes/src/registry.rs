@@ -124,6 +124,8 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         new: || Box::new(RaiseLinear),
     },
+    crate::split_linear::INFO,
+    crate::raise_rotary::INFO,
     PassInfo {
         name: "raise-attention",
         summary: "turn softmax attention into one operator on unsplit heads",
