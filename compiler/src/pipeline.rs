@@ -11,8 +11,8 @@ pub fn sliced(width: f64, depth: f64) -> String {
     format!("{raised}{slices}{rest}")
 }
 
-/// Slices are cut when layers are raised and fused, and before anything depends on how many there are.
-const SLICE_BEFORE: &str = "narrow-to-observed-tokens";
+/// Slices are cut when layers are raised and fused, and before anything is folded out of one into the other.
+const SLICE_BEFORE: &str = "fold-attention-biases";
 
 /// Passes in order, as pipeline text.
 pub const DEFAULT: &str = concat!(
@@ -23,10 +23,10 @@ pub const DEFAULT: &str = concat!(
     "raise-rotary,raise-attention,raise-embedding,",
     // What raising left over: views of views, constants that only a raised part read.
     "simplify-shapes,eliminate-identities,fold-constants,cse,",
-    // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.
-    "fold-attention-biases,remove-dead-units,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
+    // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.
+    "fold-attention-biases,remove-dead-units,cse,",
     // What no output observes is not computed.
     "narrow-to-observed-tokens,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.

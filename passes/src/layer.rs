@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use lancet_ir::{Graph, NodeId, Op, Value};
-use lancet_ops::{Attributes, DType, Operator, Tensor};
+use lancet_ops::{DType, Operator, Tensor, evaluate};
 
 use crate::PassError;
 use crate::matcher::{applied, result};
 use crate::vector::constant_name;
 
-/// `y = x · wᵀ + bias` with constant `w[n, k]` and `bias[n]`: a `Linear` before anything is fused into it.
+/// `y = activation(x · wᵀ + bias) + residual` with constant `w[n, k]` and `bias[n]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
     pub(crate) node: NodeId,
     pub(crate) x: Value,
     weight: Value,
     bias: Option<Value>,
+    pub(crate) residual: Option<Value>,
     pub(crate) n: usize,
     pub(crate) k: usize,
 }
@@ -29,27 +30,50 @@ impl Layer {
         let &[n, k] = graph.constant(weight)?.shape() else {
             return None;
         };
-        let is_plain = graph.operand(node, 3).is_none()
-            && graph.attributes(node).str("activation").unwrap_or("none") == "none"
-            && graph.ty(weight).dtype == DType::F32
+        let is_constant = graph.ty(weight).dtype == DType::F32
             && bias.is_none_or(|b| graph.constant(b).is_some());
-        is_plain.then_some(Layer {
+        is_constant.then_some(Layer {
             node,
             x,
             weight,
             bias,
+            residual: graph.operand(node, 3),
             n,
             k,
         })
     }
 
-    /// The layer that `value` is, or regroups the tokens of, if nothing else uses what is between.
+    /// True if nothing is fused into the layer.
+    pub(crate) fn is_plain(&self, graph: &Graph) -> bool {
+        self.residual.is_none() && !self.has_activation(graph)
+    }
+
+    fn has_activation(&self, graph: &Graph) -> bool {
+        let activation = graph.attributes(self.node).str("activation");
+        activation.is_some_and(|a| a != "none")
+    }
+
+    /// The features where every product is zero and the bias is this, before the residual.
+    pub(crate) fn at_zero(&self, graph: &Graph, bias: Vec<f32>) -> Option<Vec<f32>> {
+        if !self.has_activation(graph) {
+            return Some(bias);
+        }
+        let nothing = Tensor::new([1, 0], Vec::<f32>::new());
+        let no_weights = Tensor::new([self.n, 0], Vec::<f32>::new());
+        let bias = Tensor::new([self.n], bias);
+        let operands = [&nothing, &no_weights, &bias].map(|t| Some(t.view()));
+        let attributes = graph.attributes(self.node);
+        let results = evaluate(Operator::Linear, attributes, &operands, 1).ok()?;
+        Some(results.first()?.as_slice::<f32>()?.to_vec())
+    }
+
+    /// The plain layer that `value` is, or regroups the tokens of, if nothing else uses what is between.
     pub(crate) fn behind(graph: &Graph, value: Value) -> Option<Layer> {
         let mut value = value;
         loop {
             graph.single_user(value)?;
             if let Some(layer) = Layer::of(graph, value) {
-                return Some(layer);
+                return Some(layer).filter(|l| l.is_plain(graph));
             }
             value = regrouped(graph, value)?;
         }
@@ -61,7 +85,7 @@ impl Layer {
         loop {
             let user = result(graph.single_user(value)?);
             if let Some(layer) = Layer::of(graph, user) {
-                return Some(layer).filter(|l| l.x == value);
+                return Some(layer).filter(|l| l.x == value && l.residual != Some(value));
             }
             regrouped(graph, user)?;
             value = user;
@@ -121,7 +145,8 @@ impl Layer {
         bias
     }
 
-    /// A layer on `x` with these rows and columns of `w`, in this order, and this bias; without one if it is all zeros.
+    /// The layer on `x` with these rows and columns of `w`, in this order, and this bias; without one if it is all zeros. All
+    /// rows stay where there is a residual.
     ///
     /// # Errors
     /// [`PassError`] if `x` does not have as many features as there are columns: a bug.
@@ -170,7 +195,11 @@ impl Layer {
             let tensor = Tensor::new([bias.len()], bias.to_vec());
             operands.push(Some(graph.add_const(&name, Arc::new(tensor))));
         }
-        let node = graph.add(Op::Apply(Operator::Linear, Attributes::new()), &operands)?;
+        if let Some(residual) = self.residual {
+            operands.resize(3, None);
+            operands.push(Some(residual));
+        }
+        let node = graph.add(graph.op(self.node).clone(), &operands)?;
         let name = graph.node_name(self.node).to_owned();
         graph.set_node_name(node, &name);
         Ok(result(node))

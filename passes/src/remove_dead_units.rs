@@ -42,7 +42,7 @@
 //! one to spare, and value channels alike, since heads are equally wide. What is left runs at its own width: nothing is padded
 //! to a multiple. If nothing is left the layer is its bias, and where that is zero a sum with it is its other addend.
 //!
-//! Preconditions: constant weights, and one use of each value between the layers. Inputs are taken to be finite: `0 · x`
+//! Preconditions: constant weights, a residual at the last layer alone, and one use of each value between the layers. Inputs are taken to be finite: `0 · x`
 //! is 0.
 //!
 //! Numeric effect: reassociates; exact but for the rounding of constants folded into biases and the sign of a zero.
@@ -147,10 +147,18 @@ fn positions(flags: &[bool]) -> Vec<usize> {
     (0..flags.len()).filter(|&i| flags[i]).collect()
 }
 
-/// Puts the bias in the place of a layer that multiplies nothing.
+/// Puts what `bias` makes of a layer that multiplies nothing in its place.
 fn become_bias(graph: &mut Graph, layer: &Layer, bias: &[f32]) -> Result<Changed, PassError> {
     let y = result(layer.node);
-    if bias.iter().all(|&b| b == 0.0)
+    let Some(bias) = layer.at_zero(graph, bias.to_vec()) else {
+        return Ok(Changed::No);
+    };
+    let is_zero = bias.iter().all(|&b| b == 0.0);
+    if is_zero && let Some(residual) = layer.residual {
+        graph.replace_all_uses(y, residual)?;
+        return Ok(Changed::Yes);
+    }
+    if is_zero
         && let Some(user) = graph.single_user(y)
         && let Some((a, b)) = binary(graph, result(user), Operator::Add)
     {
@@ -162,8 +170,11 @@ fn become_bias(graph: &mut Graph, layer: &Layer, bias: &[f32]) -> Result<Changed
     }
     let vector = graph.add_const("bias", Arc::new(Tensor::new([bias.len()], bias.to_vec())));
     let shape = graph.shape(y).to_vec();
-    let node = graph.add(Op::Broadcast(shape), &[Some(vector)])?;
-    graph.replace_all_uses(y, result(node))?;
+    let mut to = result(graph.add(Op::Broadcast(shape), &[Some(vector)])?);
+    if let Some(residual) = layer.residual {
+        to = graph.apply(Operator::Add, Attributes::new(), &[residual, vector])?;
+    }
+    graph.replace_all_uses(y, to)?;
     Ok(Changed::Yes)
 }
 
@@ -182,7 +193,7 @@ fn units(graph: &Graph, value: Value, depth: usize) -> Option<Units> {
     let depth = depth.checked_sub(1)?;
     graph.single_user(value)?;
     if let Some(layer) = Layer::of(graph, value) {
-        return Some(Units::Layer(layer));
+        return layer.residual.is_none().then_some(Units::Layer(layer));
     }
     if let Some(x) = regrouped(graph, value) {
         return Some(Units::View(value, Box::new(units(graph, x, depth)?)));
@@ -214,8 +225,11 @@ impl Units {
         match self {
             Units::Layer(layer) => {
                 let rows = layer.live_rows(graph).into_iter();
+                let Some(at_zero) = layer.at_zero(graph, layer.bias(graph)) else {
+                    return vec![None; n];
+                };
                 let constant = |(live, b): (bool, f32)| (!live).then_some(b);
-                rows.zip(layer.bias(graph)).map(constant).collect()
+                rows.zip(at_zero).map(constant).collect()
             }
             Units::Activation(node, x) => {
                 let of_x = x.constants(graph, n);
@@ -306,7 +320,7 @@ impl Attention {
         };
         let layer = |i: usize| {
             let found = units(graph, graph.operand(node, i)?, MAX_DEPTH)?;
-            found.is_linear().then_some(found)
+            found.is_linear(graph).then_some(found)
         };
         let queries_and_keys = layer(0).and_then(|q| Some([q, layer(1)?]));
         Some(Attention {
@@ -340,11 +354,11 @@ impl Attention {
 }
 
 impl Units {
-    /// True for a layer, or a view of one.
-    fn is_linear(&self) -> bool {
+    /// True for a plain layer, or a view of one.
+    fn is_linear(&self, graph: &Graph) -> bool {
         match self {
-            Units::Layer(_) => true,
-            Units::View(_, x) => x.is_linear(),
+            Units::Layer(layer) => layer.is_plain(graph),
+            Units::View(_, x) => x.is_linear(graph),
             Units::Activation(..) | Units::Product(_) => false,
         }
     }

@@ -69,7 +69,8 @@ impl Pass for SplitLinear {
             if graph.op(node).operator() != Some(Operator::Linear) {
                 continue;
             }
-            let Some(layer) = Layer::of(graph, result(node)) else {
+            let layer = Layer::of(graph, result(node)).filter(|l| l.is_plain(graph));
+            let Some(layer) = layer else {
                 continue;
             };
             let parts = match parts(graph, &layer) {
