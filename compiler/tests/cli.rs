@@ -437,6 +437,12 @@ fn bench_and_inspect_report_as_json() {
                 .is_some_and(|s| (0.89..0.91).contains(&s))
         });
         assert!(4 <= pruned.count(), "{inspect}");
+        assert_eq!(inspect["measured"]["seq"], 128);
+        for step in inspect["portable"].as_array().expect("a list") {
+            assert!(step["operator"].is_string() && step["name"].is_string());
+            let share = step["share"].as_f64();
+            assert!(share.is_some_and(|s| (0.0..0.5).contains(&s)), "{step}");
+        }
     }
     for verb in ["inspect {}", "bench {} --iters 2 --seq 5 --profile"] {
         let text = lancet(verb, &[&TINY.artifact]).exits(0).stdout;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
-use lancet::{DType, ModelOptions, Session, TensorView};
+use lancet::{ModelOptions, Session, TensorView};
 use lancet_runtime::StepTrace;
 use serde_json::json;
 
-use super::inputs::{InputSpec, draw};
+use super::inputs::draw;
 use super::{Failure, Kind, model, print};
 
 /// Measure latency and throughput
@@ -68,33 +68,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             ..ModelOptions::default()
         },
     )?;
-    let plan = loaded.plan();
-    let specs: Vec<InputSpec<'_>> = plan
-        .inputs
-        .iter()
-        .map(|port| {
-            let desc = &plan.values[port.value as usize];
-            let dims = desc
-                .shape
-                .iter()
-                .map(|d| match (d.as_fixed(), d.as_symbol()) {
-                    (Some(n), _) => Ok(usize::try_from(n).unwrap_or(0)),
-                    (None, Some(s)) => Err(plan.symbols[s as usize].as_str()),
-                    (None, None) => Err(""),
-                })
-                .collect();
-            let dtype: DType = desc
-                .dtype
-                .parse()
-                .expect("the loader checked element types");
-            InputSpec {
-                name: &port.name,
-                dtype,
-                dims,
-            }
-        })
-        .collect();
-    let inputs = draw(&specs, args.batch, args.seq)?;
+    let inputs = draw(loaded.plan(), args.batch, args.seq)?;
     let views: Vec<(&str, TensorView<'_>)> =
         inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let mut session = Session::new(&loaded);

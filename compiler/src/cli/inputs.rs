@@ -1,17 +1,18 @@
 //! Inputs that a benchmark draws: plausible values for the roles that names tell.
 
 use lancet::{DType, Data, Tensor};
+use lancet_artifact::{Dim, Plan, Port, ValueDesc};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{Failure, Kind};
 
 /// What is known of one input before sizes are bound.
-pub(super) struct InputSpec<'a> {
-    pub name: &'a str,
-    pub dtype: DType,
+struct InputSpec<'a> {
+    name: &'a str,
+    dtype: DType,
     /// The name of a symbolic dimension, or a fixed size.
-    pub dims: Vec<Result<usize, &'a str>>,
+    dims: Vec<Result<usize, &'a str>>,
 }
 
 /// Most elements of an input.
@@ -25,12 +26,12 @@ const MAX_ELEMENTS: usize = 1 << 28;
 /// # Errors
 /// [`Kind::Limit`] if an input would have more than [`MAX_ELEMENTS`].
 pub(super) fn draw(
-    specs: &[InputSpec<'_>],
+    plan: &Plan,
     batch: usize,
     seq: usize,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
     let mut rng = Pcg64Mcg::seed_from_u64(0);
-    specs
+    specs(plan)
         .iter()
         .map(|spec| {
             let shape: Vec<usize> = spec
@@ -54,6 +55,30 @@ pub(super) fn draw(
             let tensor =
                 Tensor::try_new(shape, data).expect("as many elements were drawn as the shape has");
             Ok((spec.name.to_owned(), tensor))
+        })
+        .collect()
+}
+
+fn specs(plan: &Plan) -> Vec<InputSpec<'_>> {
+    let dims = |desc: &'_ ValueDesc| {
+        let dim = |d: &Dim| match (d.as_fixed(), d.as_symbol()) {
+            (Some(n), _) => Ok(usize::try_from(n).unwrap_or(0)),
+            (None, Some(s)) => Err(plan.symbols[s as usize].as_str()),
+            (None, None) => Err(""),
+        };
+        desc.shape.iter().map(dim).collect()
+    };
+    let spec = |port: &'_ Port| {
+        let desc = &plan.values[port.value as usize];
+        let dtype = desc.dtype.parse();
+        (dims(desc), dtype.expect("the loader checked element types"))
+    };
+    plan.inputs
+        .iter()
+        .map(|port| {
+            let (dims, dtype) = spec(port);
+            let name = port.name.as_str();
+            InputSpec { name, dtype, dims }
         })
         .collect()
 }

@@ -1,12 +1,17 @@
-//! `lancet inspect`: what is in a model and what it will cost.
+//! `lancet inspect`: what is in a model, what it will cost, and what no kernel covers.
+//!
+//! One request is run and measured, so that what runs portably can be told with its share of the time.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
-use lancet::{ModelOptions, RemarkKind};
+use lancet::{Model, ModelOptions, RemarkKind, Session, TensorView};
 use lancet_artifact::{Plan, Port, StepKind, Storage};
 use serde_json::{Value, json};
 
+use super::inputs::draw;
 use super::{Failure, model, print};
 
 /// Show inputs, outputs, operators, weights, their sparsity and what each is predicted to gain
@@ -17,50 +22,128 @@ pub(super) struct Args {
     /// Variant of an artifact that holds several; by default its first
     #[arg(long)]
     variant: Option<String>,
+    /// Sequences in the request that is measured
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Tokens in each of its sequences; 128 by default, or 8 where a model does not take so many
+    #[arg(long)]
+    seq: Option<usize>,
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (plan, remarks) = if model::is_artifact(&args.model)? {
-        let options = ModelOptions {
-            variant: args.variant.clone(),
-            ..ModelOptions::default()
-        };
-        let loaded = model::load(&args.model, &options)?;
-        (loaded.plan().clone(), Vec::new())
+    let options = ModelOptions {
+        variant: args.variant.clone(),
+        ..ModelOptions::default()
+    };
+    let (loaded, remarks) = if model::is_artifact(&args.model)? {
+        (model::load(&args.model, &options)?, Vec::new())
     } else {
         let compiled = lancet::compile_file(&args.model, &lancet::CompileOptions::default())
             .map_err(|e| model::compile_failure(&args.model, &e))?;
-        let (plan, _) = compiled
-            .lower()
+        let remarks = compiled.report.remarks.clone();
+        let loaded = compiled
+            .into_model(&options)
             .map_err(|e| model::compile_failure(&args.model, &e))?;
-        (plan, compiled.report.remarks)
+        (loaded, remarks)
     };
+    let plan = loaded.plan();
+    let measured = measure(&loaded, args);
     let missed: Vec<String> = remarks
         .iter()
         .filter(|r| r.kind == RemarkKind::Missed)
         .map(ToString::to_string)
         .collect();
     if args.json {
+        let steps = step_counts(plan).into_iter();
         return print(json!({
-            "inputs": ports(&plan, &plan.inputs),
-            "outputs": ports(&plan, &plan.outputs),
-            "parameters": n_parameters(&plan),
-            "steps": step_counts(&plan).into_iter().map(|(k, n)| (k, json!(n))).collect::<serde_json::Map<_, _>>(),
+            "inputs": ports(plan, &plan.inputs),
+            "outputs": ports(plan, &plan.outputs),
+            "parameters": n_parameters(plan),
+            "steps": steps.map(|(k, n)| (k, json!(n))).collect::<serde_json::Map<_, _>>(),
+            "portable": portable(plan, measured.as_ref().ok()),
+            "measured": measured.as_ref().ok().map(|m| json!({ "batch": m.batch, "seq": m.seq })),
             "matrices": plan.matrices.iter().map(matrix).collect::<Vec<_>>(),
             "missed": missed,
         }));
     }
-    print_tables(&plan)?;
+    print_tables(plan, measured.as_ref())?;
     for m in &missed {
         eprintln!("{m}");
     }
     Ok(())
 }
 
-fn print_tables(plan: &Plan) -> Result<(), Failure> {
+/// One request: for each step its share of the time, and whether a kernel ran it.
+struct Measured {
+    batch: usize,
+    seq: usize,
+    shares: Vec<f64>,
+    by_kernel: Vec<bool>,
+}
+
+/// Runs one request to warm up and one to measure; why not, if it cannot be run.
+fn measure(model: &Model, args: &Args) -> Result<Measured, String> {
+    let lengths = args.seq.map_or(vec![128, 8], |seq| vec![seq]);
+    let mut failure = String::new();
+    for seq in lengths {
+        match measure_at(model, args.batch, seq) {
+            Ok(measured) => return Ok(measured),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
+fn measure_at(model: &Model, batch: usize, seq: usize) -> Result<Measured, String> {
+    let inputs = draw(model.plan(), batch, seq).map_err(|e| e.to_string())?;
+    let views: Vec<(&str, TensorView<'_>)> =
+        inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    let mut session = Session::new(model);
+    session.run_in_place(&views).map_err(|e| e.to_string())?;
+    session.set_tracing(true);
+    session.run_in_place(&views).map_err(|e| e.to_string())?;
+    let trace = session.trace();
+    let total: u64 = trace.iter().map(|s| s.nanoseconds).sum::<u64>().max(1);
+    let by_kernel = trace
+        .iter()
+        .zip(&model.plan().steps)
+        .map(|(t, step)| !is_portable(&step.kind) && !t.kernel.starts_with("portable_"));
+    Ok(Measured {
+        batch,
+        seq,
+        shares: trace
+            .iter()
+            .map(|s| s.nanoseconds as f64 / total as f64)
+            .collect(),
+        by_kernel: by_kernel.collect(),
+    })
+}
+
+fn is_portable(kind: &StepKind) -> bool {
+    matches!(kind, StepKind::Portable { .. })
+}
+
+/// Steps that no kernel runs, longest first.
+fn portable(plan: &Plan, measured: Option<&Measured>) -> Vec<Value> {
+    let share = |i: usize| measured.map(|m| m.shares[i]);
+    let mut found: Vec<usize> = (0..plan.steps.len())
+        .filter(|&i| match measured {
+            Some(m) => !m.by_kernel[i],
+            None => is_portable(&plan.steps[i].kind),
+        })
+        .collect();
+    found.sort_by(|&a, &b| share(b).partial_cmp(&share(a)).unwrap_or(Ordering::Equal));
+    let step = |i: usize| {
+        let step = &plan.steps[i];
+        json!({ "name": step.name, "operator": step.kind.name(), "share": share(i) })
+    };
+    found.into_iter().map(step).collect()
+}
+
+fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(), Failure> {
     let mut io = table(&["", "name", "type", "shape"]);
     for (kind, list) in [("input", &plan.inputs), ("output", &plan.outputs)] {
         for port in list {
@@ -80,20 +163,7 @@ fn print_tables(plan: &Plan) -> Result<(), Failure> {
         }
     }
     print(io)?;
-    let mut steps = table(&["step", "count", "runs"]);
-    for (name, count) in step_counts(plan) {
-        let how = if name.starts_with("portable ") {
-            "portably"
-        } else {
-            "emitted kernel"
-        };
-        steps.add_row([
-            name.trim_start_matches("portable ").to_owned(),
-            count.to_string(),
-            how.to_owned(),
-        ]);
-    }
-    print(steps)?;
+    print_steps(plan, measured)?;
     let mut matrices = table(&[
         "matrix",
         "out x in",
@@ -122,6 +192,47 @@ fn print_tables(plan: &Plan) -> Result<(), Failure> {
         n_parameters(plan),
         n_packed(plan)
     ))
+}
+
+/// Prints the kinds of steps, how they run, and what share of the time each takes.
+fn print_steps(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(), Failure> {
+    let mut kinds = BTreeMap::<(&str, bool), (usize, f64)>::new();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let by_kernel = measured.map_or(!is_portable(&step.kind), |m| m.by_kernel[i]);
+        let (count, share) = kinds.entry((step.kind.name(), by_kernel)).or_default();
+        *count += 1;
+        *share += measured.map_or(0.0, |m| m.shares[i]);
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|(_, (n, a)), (_, (m, b))| b.total_cmp(a).then(m.cmp(n)));
+    let mut steps = table(&["step", "count", "runs", "share of time"]);
+    for ((name, by_kernel), (count, share)) in &kinds {
+        steps.add_row([
+            (*name).to_owned(),
+            count.to_string(),
+            if *by_kernel {
+                "emitted kernel"
+            } else {
+                "portably"
+            }
+            .to_owned(),
+            measured.map_or("-".to_owned(), |_| format!("{:.1} %", 100.0 * share)),
+        ]);
+    }
+    print(steps)?;
+    let portable = kinds.iter().filter(|((_, by_kernel), _)| !by_kernel);
+    let (n, share) = portable.fold((0, 0.0), |(n, s), (_, (count, share))| {
+        (n + count, s + share)
+    });
+    match measured {
+        Ok(m) => print(format_args!(
+            "{n} steps run portably: {:.1} % of the time of a request of {} x {} tokens",
+            100.0 * share,
+            m.batch,
+            m.seq
+        )),
+        Err(e) => print(format_args!("{n} steps run portably; not measured: {e}")),
+    }
 }
 
 /// Elements of every weight that the plan reads, zeros included.
@@ -188,7 +299,7 @@ fn ports(plan: &Plan, ports: &[Port]) -> Vec<Value> {
 
 /// Kinds of steps with their counts, most frequent first; portable operators by name.
 fn step_counts(plan: &Plan) -> Vec<(String, usize)> {
-    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    let mut counts = BTreeMap::<String, usize>::new();
     for step in &plan.steps {
         let name = match &step.kind {
             StepKind::Portable { operator, .. } => format!("portable {operator}"),

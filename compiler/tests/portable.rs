@@ -1,0 +1,118 @@
+//! What runs portably, model by model: `portable.txt` holds, for each model, the operators that no kernel runs and how often
+//! they stand in its plan. A model may lose some, never gain any.
+//!
+//! Models that are drawn here are always compared, those of the shared folder where it is found (beside the clone, or in
+//! `$LANCET_SHARED`). With `INSTA_UPDATE=always` the list is written anew.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lancet::onnx::synth::{BertConfig, write_bert};
+use lancet::{CompileOptions, compile_file};
+use lancet_artifact::StepKind;
+
+/// Portable operators of one model with their counts.
+type Operators = BTreeMap<String, usize>;
+
+fn list() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/portable.txt")
+}
+
+/// The models of the shared folder by name; none if it is not there.
+fn shared_models() -> Vec<(String, PathBuf)> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let shared = std::env::var_os("LANCET_SHARED").map_or(beside, PathBuf::from);
+    let entries = fs::read_dir(shared.join("zoo")).into_iter().flatten();
+    let mut models: Vec<(String, PathBuf)> = entries
+        .flatten()
+        .map(|e| {
+            (
+                e.file_name().display().to_string(),
+                e.path().join("model.onnx"),
+            )
+        })
+        .filter(|(_, path)| path.is_file())
+        .collect();
+    models.sort();
+    models
+}
+
+fn portable_operators(model: &Path) -> Operators {
+    let compiled = compile_file(model, &CompileOptions::default()).expect("the model compiles");
+    let (plan, _) = compiled.lower().expect("the model lowers");
+    let mut found = Operators::new();
+    for step in &plan.steps {
+        if let StepKind::Portable { operator, .. } = &step.kind {
+            *found.entry(operator.clone()).or_default() += 1;
+        }
+    }
+    found
+}
+
+fn print(models: &BTreeMap<String, Operators>) -> String {
+    let mut text = String::new();
+    for (model, operators) in models {
+        let counts: Vec<String> = operators.iter().map(|(o, n)| format!("{o} {n}")).collect();
+        writeln!(text, "{model}: {}", counts.join(", ")).expect("text grows");
+    }
+    text
+}
+
+fn parse(text: &str) -> BTreeMap<String, Operators> {
+    let operators = |counts: &str| {
+        let pairs = counts.split(", ").filter_map(|c| c.trim().split_once(' '));
+        pairs
+            .map(|(o, n)| (o.to_owned(), n.parse().expect("a count")))
+            .collect()
+    };
+    text.lines()
+        .map(|line| line.split_once(':').expect("a model and its operators"))
+        .map(|(model, counts)| (model.to_owned(), operators(counts)))
+        .collect()
+}
+
+#[test]
+fn nothing_falls_back_to_portable_operators() {
+    let mut found = BTreeMap::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let drawn = folder.path().join("drawn.onnx");
+    let config = BertConfig {
+        vocabulary: 100,
+        positions: 64,
+        ..BertConfig::TINY
+    };
+    for sparsity in [0.0, 0.9] {
+        let pattern = "4x1".parse().expect("a pattern");
+        let mut file = fs::File::create(&drawn).expect("created");
+        write_bert(config, sparsity, pattern, 0, &mut file).expect("written");
+        found.insert(
+            format!("drawn, {sparsity} zeros"),
+            portable_operators(&drawn),
+        );
+    }
+    for (name, path) in shared_models() {
+        found.insert(name, portable_operators(&path));
+    }
+    let mut known = parse(&fs::read_to_string(list()).unwrap_or_default());
+    if std::env::var("INSTA_UPDATE").is_ok_and(|v| v == "always") {
+        known.extend(found);
+        fs::write(list(), print(&known)).expect("the list is written");
+        return;
+    }
+    let mut worse = String::new();
+    for (model, operators) in &found {
+        // A model that the list does not know is not held to anything.
+        let Some(known) = known.get(model) else {
+            continue;
+        };
+        for (operator, n) in operators {
+            let before = known.get(operator).copied().unwrap_or(0);
+            if before < *n {
+                writeln!(worse, "{model}: {operator} {n}, was {before}").expect("text grows");
+            }
+        }
+    }
+    assert!(worse.is_empty(), "more runs portably:\n{worse}");
+}
