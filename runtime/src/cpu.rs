@@ -20,9 +20,11 @@ pub(crate) fn features() -> Option<CpuFeatures> {
         },
         avx2: is_x86_feature_detected!("avx2"),
         fma: is_x86_feature_detected!("fma"),
-        avx512f: is_x86_feature_detected!("avx512f"),
-        // No test has executed the 512-bit kernels yet; the 256-bit ones are swept wherever AVX2 is.
-        prefer_256: true,
+        // Every CPU with these has the instructions that the emitter uses; the foundation alone has not.
+        avx512f: is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl"),
         ..CpuFeatures::baseline(Isa::X64)
     });
     #[cfg(target_arch = "aarch64")]

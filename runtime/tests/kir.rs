@@ -1,15 +1,39 @@
-//! Every operation of the kernel IR, run through each emitter this CPU can run, against its meaning in Rust.
+//! Every operation of the kernel IR, run on every machine that can be reached, against its meaning in Rust.
 #![expect(
     clippy::unwrap_used,
     reason = "a failure ends the program, as it should"
 )]
 
-#[path = "../benches/exec.rs"]
-mod exec;
+mod machine;
 
-use exec::Exec;
 use lancet_codegen::kir::*;
 use lancet_codegen::{CpuFeatures, Isa, lower};
+use machine::{Kernel, Machine, address, address_mut};
+
+/// A machine, what code is emitted for, and lanes of a vector.
+type Form = (Machine, CpuFeatures, usize);
+
+/// Vectors of these lanes through both emitters here, and on every other machine that can be reached.
+fn forms(lanes: &[usize]) -> Vec<Form> {
+    let clif = CpuFeatures {
+        fma: true,
+        ..CpuFeatures::baseline(Isa::X64)
+    };
+    let mut forms = Vec::new();
+    for &vl in lanes {
+        forms.push((Machine::Native, clif, vl));
+        if vl <= 8 {
+            forms.push((Machine::Native, CpuFeatures::avx2(), vl));
+        }
+        if Machine::Avx512.is_reached() {
+            forms.push((Machine::Avx512, CpuFeatures::avx512(), vl));
+        }
+        if Machine::Aarch64.is_reached() {
+            forms.push((Machine::Aarch64, CpuFeatures::baseline(Isa::Aarch64), vl));
+        }
+    }
+    forms
+}
 
 const A: [f32; 16] = [
     1.5,
@@ -49,7 +73,10 @@ const B: [f32; 16] = [
 ];
 
 /// Runs a program that maps vectors `a` and `b` to one result, for whole vectors of the 16 lanes.
-fn run(vl: usize, clif: bool, body: impl Fn(&mut Builder, Vector, Vector, Vector)) -> [f32; 16] {
+fn run(
+    (machine, features, vl): Form,
+    body: impl Fn(&mut Builder, Vector, Vector, Vector),
+) -> [f32; 16] {
     let mut b = Builder::new("test", vl);
     let [pa, pb, po] = [0, 1, 2].map(|i| b.arg(i));
     let count = b.scalar();
@@ -65,21 +92,10 @@ fn run(vl: usize, clif: bool, body: impl Fn(&mut Builder, Vector, Vector, Vector
         }
     });
     let program = b.finish();
-    let features = if clif {
-        CpuFeatures {
-            fma: true,
-            ..CpuFeatures::baseline(Isa::X64)
-        }
-    } else {
-        CpuFeatures::avx2()
-    };
     let code = lower(&program, &features).unwrap();
     let mut out = [0f32; 16];
-    Exec::new(&code).call(&[
-        A.as_ptr() as u64,
-        B.as_ptr() as u64,
-        out.as_mut_ptr() as u64,
-    ]);
+    let kernel = Kernel::new(&code, machine);
+    kernel.call(&[address(&A), address(&B), address_mut(&mut out)]);
     out
 }
 
@@ -88,13 +104,13 @@ fn check(
     body: impl Fn(&mut Builder, Vector, Vector, Vector),
     want: impl Fn(f32, f32) -> f32,
 ) {
-    for (vl, clif) in [(4, false), (8, false), (4, true), (8, true), (16, true)] {
-        let got = run(vl, clif, &body);
+    for form in forms(&[4, 8, 16]) {
+        let got = run(form, &body);
         for i in 0..16 {
             let want = want(A[i], B[i]);
             assert!(
                 got[i].to_bits() == want.to_bits() || got[i].is_nan() && want.is_nan(),
-                "{what} vl {vl} clif {clif} lane {i}: {} op {} = {}, not {want}",
+                "{what} {form:?} lane {i}: {} op {} = {}, not {want}",
                 A[i],
                 B[i],
                 got[i]
@@ -247,7 +263,7 @@ fn converts_and_selects() {
 
 #[test]
 fn memory_and_splats() {
-    for (vl, clif) in [(4, false), (8, false), (4, true), (8, true)] {
+    for (machine, features, vl) in forms(&[4, 8]) {
         let mut b = Builder::new("memory", vl);
         let [pa, po] = [0, 1].map(|i| b.arg(i));
         let index = b.scalar();
@@ -260,9 +276,9 @@ fn memory_and_splats() {
         b.store(at(po, 32), t);
         b.load(t, at(pa, 0).index(index, Scale::X4));
         b.store(at(po, 64), t);
-        let code = lower(&b.finish(), &features(clif)).unwrap();
+        let code = lower(&b.finish(), &features).unwrap();
         let mut out = [0f32; 32];
-        Exec::new(&code).call(&[A.as_ptr() as u64, out.as_mut_ptr() as u64]);
+        Kernel::new(&code, machine).call(&[address(&A), address_mut(&mut out)]);
         assert_eq!(out[..vl], [A[7]; 8][..vl]);
         assert_eq!(out[8..8 + vl], [A[3]; 8][..vl]);
         assert_eq!(
@@ -275,21 +291,11 @@ fn memory_and_splats() {
     }
 }
 
-fn features(clif: bool) -> CpuFeatures {
-    if clif {
-        CpuFeatures {
-            fma: true,
-            ..CpuFeatures::baseline(Isa::X64)
-        }
-    } else {
-        CpuFeatures::avx2()
-    }
-}
-
 /// Scalar operations, on registers and on stack slots.
 #[test]
 fn scalars() {
-    for clif in [false, true] {
+    for form in forms(&[4]) {
+        let (machine, features, _) = form;
         for slots in [false, true] {
             let mut b = Builder::new("scalars", 4);
             let (input, out) = (b.arg(0), b.arg(1));
@@ -338,10 +344,10 @@ fn scalars() {
             b.repeat(n, |b| b.add_imm(x, 1));
             put(&mut b, x);
             put(&mut b, n);
-            let code = lower(&b.finish(), &features(clif)).unwrap();
+            let code = lower(&b.finish(), &features).unwrap();
             let word = 0x8899_aabb_ccdd_eeff_u64;
-            let mut got = [0u64; 17];
-            Exec::new(&code).call(&[(&raw const word) as u64, got.as_mut_ptr() as u64]);
+            let (input, mut got) = ([word, word], [0u64; 17]);
+            Kernel::new(&code, machine).call(&[address(&input), address_mut(&mut got)]);
             let a = (word >> 16) << 3;
             let s = a.wrapping_add(1000);
             let d = 1000u64.wrapping_sub(s);
@@ -367,7 +373,7 @@ fn scalars() {
                 21,
                 0,
             ];
-            assert_eq!(got, want, "clif {clif} slots {slots}");
+            assert_eq!(got, want, "{form:?} slots {slots}");
         }
     }
 }

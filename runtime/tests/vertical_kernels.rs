@@ -1,32 +1,14 @@
-//! Epilogues, layer norm and attention kernels against their meaning in f64, on every emitter this CPU can run.
-#[path = "../benches/exec.rs"]
-mod exec;
+//! Epilogues, layer norm and attention kernels against their meaning in f64, on every machine that can be reached.
+mod machine;
 
-use exec::Exec;
 use lancet_artifact::{Activation, Binary, Right};
 use lancet_codegen::kernels::attention::{QUERIES, ROWS};
-use lancet_codegen::{CpuFeatures, Isa, KernelSpec, emit};
+use lancet_codegen::{CpuFeatures, KernelSpec, emit};
+use machine::{Kernel, Machine, address as ptr, address_mut as ptr_mut, targets};
 
-/// The emitters that this machine can run: x64 at 256 bits where it has AVX2, Cranelift's 128 bits everywhere.
-fn targets() -> Vec<CpuFeatures> {
-    let mut targets = vec![CpuFeatures::baseline(if cfg!(target_arch = "aarch64") {
-        Isa::Aarch64
-    } else {
-        Isa::X64
-    })];
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        targets.push(CpuFeatures::avx2());
-    }
-    targets
-}
-
-fn exec(spec: &KernelSpec, features: &CpuFeatures) -> Exec {
-    Exec::new(
-        &emit(spec, features)
-            .expect("the spec is one that exists")
-            .code,
-    )
+fn exec(spec: &KernelSpec, (machine, features): &(Machine, CpuFeatures)) -> Kernel {
+    let emitted = emit(spec, features).expect("the spec is one that exists");
+    Kernel::new(&emitted.code, *machine)
 }
 
 /// Deterministic values in -1..1.
@@ -38,14 +20,6 @@ fn values(n: usize, seed: u32) -> Vec<f32> {
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         })
         .collect()
-}
-
-fn ptr(v: &[f32]) -> u64 {
-    v.as_ptr() as u64
-}
-
-fn ptr_mut(v: &mut [f32]) -> u64 {
-    v.as_mut_ptr() as u64
 }
 
 /// The error function by its series, and by its continued fraction where that converges faster.
@@ -92,7 +66,7 @@ fn activations_are_within_their_stated_errors() {
     let xs: Vec<f32> = (0..rows * 8)
         .map(|i| -12.0 + 24.0 * i as f32 / (rows * 8) as f32)
         .collect();
-    for features in targets() {
+    for target in targets() {
         for kind in Activation::ALL {
             let spec = KernelSpec::Epilogue {
                 activation: kind,
@@ -101,7 +75,7 @@ fn activations_are_within_their_stated_errors() {
                 lanes: 8,
             };
             let mut y = xs.clone();
-            exec(&spec, &features).call(&[ptr_mut(&mut y), 0, rows as u64]);
+            exec(&spec, &target).call(&[ptr_mut(&mut y), 0, rows as u64]);
             for (x, y) in xs.iter().zip(&y) {
                 let want = reference(kind, f64::from(*x));
                 let error = (f64::from(*y) - want).abs();
@@ -116,7 +90,7 @@ fn activations_are_within_their_stated_errors() {
 
 #[test]
 fn activations_keep_nan_and_infinity() {
-    for features in targets() {
+    for target in targets() {
         for kind in Activation::ALL {
             let spec = KernelSpec::Epilogue {
                 activation: kind,
@@ -125,7 +99,7 @@ fn activations_keep_nan_and_infinity() {
                 lanes: 8,
             };
             let mut y = [f32::NAN, f32::INFINITY, 1e30, 0.0, -1e30, -0.5, 0.5, 100.0];
-            exec(&spec, &features).call(&[ptr_mut(&mut y), 0, 1]);
+            exec(&spec, &target).call(&[ptr_mut(&mut y), 0, 1]);
             assert!(y[0].is_nan(), "{kind}(NaN) = {}", y[0]);
             let grows = !matches!(kind, Activation::Tanh | Activation::Sigmoid);
             let saturates = if grows {
@@ -141,7 +115,7 @@ fn activations_keep_nan_and_infinity() {
 
 #[test]
 fn epilogues_touch_only_their_lanes() {
-    for features in targets() {
+    for target in targets() {
         for (panel, lanes) in [(8, 8), (16, 16), (32, 8), (32, 16), (32, 24), (32, 32)] {
             let rows = 3;
             let x = values(rows * panel, 1);
@@ -153,7 +127,7 @@ fn epilogues_touch_only_their_lanes() {
                 lanes: lanes as u32,
             };
             let mut y = x.clone();
-            exec(&spec, &features).call(&[ptr_mut(&mut y), ptr(&r), rows as u64]);
+            exec(&spec, &target).call(&[ptr_mut(&mut y), ptr(&r), rows as u64]);
             for i in 0..rows * panel {
                 let want = if i % panel < lanes {
                     x[i].max(0.0) + r[i]
@@ -168,7 +142,7 @@ fn epilogues_touch_only_their_lanes() {
 
 #[test]
 fn layer_norm_normalizes_each_token() {
-    for features in targets() {
+    for target in targets() {
         for (panel, lanes) in [(8, 8), (16, 16), (32, 24), (32, 32)] {
             for k in [1usize, 2, 3, 4, 5, 31, 312] {
                 let x: Vec<f32> = values(k * panel, 3).iter().map(|v| 10.0 + v).collect();
@@ -179,7 +153,7 @@ fn layer_norm_normalizes_each_token() {
                     panel: panel as u32,
                     lanes: lanes as u32,
                 };
-                exec(&spec, &features).call(&[
+                exec(&spec, &target).call(&[
                     ptr(&x),
                     ptr_mut(&mut y),
                     ptr(&gamma),
@@ -213,7 +187,7 @@ fn layer_norm_normalizes_each_token() {
 
 #[test]
 fn rms_norm_divides_by_the_root_mean_square() {
-    for features in targets() {
+    for target in targets() {
         for (panel, lanes) in [(8, 8), (32, 24)] {
             for k in [1usize, 3, 4, 5, 312] {
                 let x = values(k * panel, 3);
@@ -224,7 +198,7 @@ fn rms_norm_divides_by_the_root_mean_square() {
                     panel: panel as u32,
                     lanes: lanes as u32,
                 };
-                exec(&spec, &features).call(&[
+                exec(&spec, &target).call(&[
                     ptr(&x),
                     ptr_mut(&mut y),
                     ptr(&gamma),
@@ -252,7 +226,7 @@ fn rms_norm_divides_by_the_root_mean_square() {
 
 #[test]
 fn binaries_take_panels_and_vectors_of_features() {
-    for features in targets() {
+    for target in targets() {
         for (panel, lanes) in [(8, 8), (16, 16), (32, 24)] {
             for (op, right) in Binary::ALL
                 .into_iter()
@@ -267,7 +241,7 @@ fn binaries_take_panels_and_vectors_of_features() {
                     panel: panel as u32,
                     lanes: lanes as u32,
                 };
-                exec(&spec, &features).call(&[ptr(&x), ptr(&z), rows as u64, ptr_mut(&mut y)]);
+                exec(&spec, &target).call(&[ptr(&x), ptr(&z), rows as u64, ptr_mut(&mut y)]);
                 for (i, &y) in y.iter().enumerate() {
                     let z = match right {
                         Right::Panels => z[i],
@@ -287,8 +261,8 @@ fn binaries_take_panels_and_vectors_of_features() {
 
 #[test]
 fn attention_products_follow_both_strides() {
-    for features in targets() {
-        let kernel = exec(&KernelSpec::AttentionProduct, &features);
+    for target in targets() {
+        let kernel = exec(&KernelSpec::AttentionProduct, &target);
         for (m, k) in [(1usize, 1usize), (5, 3), (6, 64), (13, 7), (64, 33)] {
             let tiles = m.div_ceil(ROWS);
             for transposed in [false, true] {
@@ -337,8 +311,8 @@ fn attention_products_follow_both_strides() {
 
 #[test]
 fn softmax_runs_over_keys_and_ignores_masked_ones() {
-    for features in targets() {
-        let kernel = exec(&KernelSpec::AttentionSoftmax, &features);
+    for target in targets() {
+        let kernel = exec(&KernelSpec::AttentionSoftmax, &target);
         for keys in [1usize, 2, 7, 130] {
             let x: Vec<f32> = values(keys * QUERIES, 8).iter().map(|v| 20.0 * v).collect();
             let bias: Vec<f32> = (0..keys)
@@ -372,10 +346,10 @@ fn softmax_runs_over_keys_and_ignores_masked_ones() {
 
 #[test]
 fn softmax_of_fully_masked_keys_is_uniform() {
-    for features in targets() {
+    for target in targets() {
         let (mut s, mut sums) = (vec![1f32; 4 * QUERIES], [0f32; QUERIES]);
         let bias = [f32::MIN; 4];
-        exec(&KernelSpec::AttentionSoftmax, &features).call(&[
+        exec(&KernelSpec::AttentionSoftmax, &target).call(&[
             ptr_mut(&mut s),
             4,
             ptr(&bias),
@@ -388,7 +362,7 @@ fn softmax_of_fully_masked_keys_is_uniform() {
 
 #[test]
 fn embedding_sums_go_to_their_lane() {
-    for features in targets() {
+    for target in targets() {
         for panel in [8usize, 16, 32] {
             for tables in 1..=3usize {
                 let kernel = exec(
@@ -396,7 +370,7 @@ fn embedding_sums_go_to_their_lane() {
                         tables: tables as u32,
                         panel: panel as u32,
                     },
-                    &features,
+                    &target,
                 );
                 for k in [1usize, 3, 4, 7, 8, 9, 33] {
                     let rows: Vec<Vec<f32>> =
@@ -425,4 +399,28 @@ fn embedding_sums_go_to_their_lane() {
             }
         }
     }
+}
+
+/// Features are not optional: a 512-bit kernel is an invalid instruction to a CPU without them.
+#[test]
+fn a_cpu_without_avx512_refuses_its_kernels() {
+    if !Machine::Haswell.is_reached() {
+        return;
+    }
+    let spec = KernelSpec::Epilogue {
+        activation: Activation::Relu,
+        residual: false,
+        panel: 32,
+        lanes: 32,
+    };
+    let run = |features: CpuFeatures| {
+        let mut y = values(32, 1);
+        let kernel = exec(&spec, &(Machine::Haswell, features));
+        let ran = kernel.try_call(&[ptr_mut(&mut y), 0, 1]);
+        (ran, y)
+    };
+    let want: Vec<f32> = values(32, 1).iter().map(|v| v.max(0.0)).collect();
+    assert_eq!(run(CpuFeatures::avx2()), (Ok(()), want));
+    const INVALID_OPCODE: u64 = 6;
+    assert_eq!(run(CpuFeatures::avx512()).0, Err(INVALID_OPCODE));
 }

@@ -22,9 +22,8 @@ pub struct CpuFeatures {
     pub convention: CallingConvention,
     pub avx2: bool,
     pub fma: bool,
+    /// AVX-512 F, DQ, BW and VL, which come together in every CPU but the first.
     pub avx512f: bool,
-    /// Stay at 256 bits even with AVX-512.
-    pub prefer_256: bool,
     /// The vector extension of RISC-V.
     pub riscv_v: bool,
 }
@@ -38,7 +37,6 @@ impl CpuFeatures {
             avx2: false,
             fma: false,
             avx512f: false,
-            prefer_256: false,
             riscv_v: false,
         }
     }
@@ -52,7 +50,7 @@ impl CpuFeatures {
         }
     }
 
-    /// x86-64 with AVX-512F.
+    /// x86-64 with AVX-512.
     pub const fn avx512() -> Self {
         CpuFeatures {
             avx512f: true,
@@ -69,7 +67,7 @@ impl CpuFeatures {
     pub const fn vl(&self, lanes: usize) -> usize {
         if !self.wide() || !lanes.is_multiple_of(8) {
             4
-        } else if self.avx512f && !self.prefer_256 && lanes.is_multiple_of(16) {
+        } else if self.avx512f && lanes.is_multiple_of(16) {
             16
         } else {
             8

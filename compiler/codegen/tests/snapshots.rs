@@ -102,7 +102,6 @@ fn every_target() {
         CpuFeatures::avx2(),
         CpuFeatures::avx512(),
         CpuFeatures {
-            prefer_256: true,
             ..CpuFeatures::avx512()
         },
         CpuFeatures {
