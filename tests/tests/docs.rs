@@ -45,7 +45,15 @@ fn links_lead_somewhere() {
 
 #[test]
 fn the_handbook_is_complete() {
-    for name in ["ir", "passes", "kernels", "artifact", "testing", "security"] {
+    for name in [
+        "ir",
+        "passes",
+        "operators",
+        "kernels",
+        "artifact",
+        "testing",
+        "security",
+    ] {
         let path = root().join(format!("compiler/docs/{name}.md"));
         assert!(path.is_file(), "{} is missing", path.display());
     }

@@ -40,7 +40,7 @@ pub(crate) fn is_known(domain: &str, op: &str) -> bool {
 }
 
 /// True if nodes of this operator are read from models of this opset, attributes and types aside.
-pub(crate) fn is_supported(domain: &str, op: &str, opset: i64) -> bool {
+pub fn is_supported(domain: &str, op: &str, opset: i64) -> bool {
     let known = is_known(domain, op) || (domain == "com.microsoft" && quantize::is_known(op));
     let is_old = domain.is_empty() && opset < 7;
     known && (!is_old || OLD.iter().any(|o| o.0 == op && o.1 <= opset))
