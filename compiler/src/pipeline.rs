@@ -16,8 +16,9 @@ const SLICE_BEFORE: &str = "fold-attention-biases";
 
 /// Passes in order, as pipeline text.
 pub const DEFAULT: &str = concat!(
-    // Shape arithmetic becomes symbolic sizes, constants become values, copies disappear.
-    "fold-constants,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
+    // Fused operators of other engines come apart; shape arithmetic becomes symbolic sizes, constants become values, copies
+    // disappear.
+    "fold-constants,expand-composites,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
     // Each of these names a part of the model that a kernel exists for.
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,split-linear,",
     "raise-rotary,raise-attention,raise-embedding,",

@@ -118,10 +118,7 @@ fn tables() -> String {
 
 /// The opsets in which the importer reads an operator.
 fn opsets(domain: &str, onnx: &str) -> String {
-    let read: Vec<i64> = OPSETS
-        .into_iter()
-        .filter(|&o| reads(domain, onnx, o))
-        .collect();
+    let read: Vec<i64> = OPSETS.filter(|&o| reads(domain, onnx, o)).collect();
     match (domain, read.as_slice()) {
         ("", [first, .., last]) => format!("{first} to {last}"),
         _ => "1".to_owned(),
@@ -195,20 +192,26 @@ fn accepts(op: Operator, dtype: DType) -> bool {
     for other in [DType::F32, DType::Bool, DType::U8, DType::I32] {
         others.extend(tensors(other));
     }
-    let any = |others: &dyn Fn(&mut dyn FnMut(&[&Tensor]) -> bool) -> bool| {
-        firsts
-            .iter()
-            .any(|first| others(&mut |rest| works(&[&[first], rest].concat())))
+    let rests: Vec<Vec<&Tensor>> = match least {
+        0 | 1 => vec![Vec::new()],
+        2 => others.iter().map(|a| vec![a]).collect(),
+        3 => {
+            let pairs = |a| others.iter().map(move |b| vec![a, b]);
+            others.iter().flat_map(pairs).collect()
+        }
+        _ => others.iter().map(|a| vec![a; least - 1]).collect(),
     };
     if let Some(operands) = particular(op, dtype) {
         return works(&operands.iter().collect::<Vec<_>>());
     }
-    match least {
-        0 | 1 => any(&|f| f(&[])),
-        2 => any(&|f| others.iter().any(|a| f(&[a]))),
-        3 => any(&|f| others.iter().any(|a| others.iter().any(|b| f(&[a, b])))),
-        _ => any(&|f| others.iter().any(|a| f(&vec![a; least - 1]))),
-    }
+    let whole = |first| {
+        rests
+            .iter()
+            .map(move |rest| [&[first], rest.as_slice()].concat())
+    };
+    firsts
+        .iter()
+        .any(|first| whole(first).any(|operands| works(&operands)))
 }
 
 /// Small tensors of ones, of several ranks.

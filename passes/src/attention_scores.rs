@@ -248,7 +248,7 @@ fn without_mask(
 /// The key-padding mask that a bias stands for, as a boolean or integer `[batch, keys]`.
 fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<Mask>, PassError> {
     let Some(found) = padding_mask(graph, bias) else {
-        return Ok(None);
+        return selected_by_key(graph, bias, shape);
     };
     let [batch, _, _, keys] = shape;
     let one = Dim::fixed(1);
@@ -271,6 +271,36 @@ fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<M
         value,
         masked_value: found.masked_value,
         domain: found.domain,
+    }))
+}
+
+/// The mask of a bias that is zero or a scalar by a condition of any origin, one for each key.
+fn selected_by_key(
+    graph: &mut Graph,
+    bias: Value,
+    [batch, _, _, keys]: &[Dim; 4],
+) -> Result<Option<Mask>, PassError> {
+    let [Some(condition), Some(yes), Some(no)] = graph.operands(bias.node)[..] else {
+        return Ok(None);
+    };
+    let one = Dim::fixed(1);
+    let of_keys = [batch.clone(), one.clone(), one, keys.clone()];
+    if graph.operator(bias) != Some(Operator::Where) || graph.shape(condition) != of_keys {
+        return Ok(None);
+    }
+    let (fill, visible) = match (scalar(graph, yes), scalar(graph, no)) {
+        (Some(0.0), Some(fill)) => (fill, condition),
+        (Some(fill), Some(0.0)) => (
+            fill,
+            graph.apply(Operator::Not, Attributes::new(), &[condition])?,
+        ),
+        _ => return Ok(None),
+    };
+    let value = view(graph, visible, vec![batch.clone(), keys.clone()])?;
+    Ok((fill <= NEGLIGIBLE).then_some(Mask {
+        value,
+        masked_value: fill,
+        domain: MaskDomain::Any,
     }))
 }
 

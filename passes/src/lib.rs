@@ -16,6 +16,7 @@ mod dce;
 mod detect_sparsity;
 mod eliminate_identities;
 mod error;
+mod expand_composites;
 mod features;
 mod fold_attention_biases;
 mod fold_constants;

@@ -99,6 +99,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::dce::INFO,
     crate::simplify_shapes::INFO,
     crate::simplify_gathers::INFO,
+    crate::expand_composites::INFO,
     crate::raise_padding_mask::INFO,
     PassInfo {
         name: "raise-layer-norm",
