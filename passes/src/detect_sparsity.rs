@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::Operator;
 
-use crate::analysis::cost::{choose, predict};
+use crate::analysis::cost::{TOKENS, choose, predict};
 use crate::analysis::sparsity::SparsityPattern;
 use crate::rewrite::node_error;
 use crate::{Changed, Pass, PassContext, PassError};
@@ -69,9 +69,9 @@ impl Pass for DetectSparsity {
                 None => {
                     let (format, cost) = match cx.options.format("format") {
                         None => choose(&pattern),
-                        Some(format) => (format, predict(&pattern, format)),
+                        Some(format) => (format, predict(&pattern, format, TOKENS)),
                     };
-                    let dense = predict(&pattern, WeightFormat::Dense).total();
+                    let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
                     cx.analysis(
                         graph,
                         node,

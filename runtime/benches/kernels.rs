@@ -3,8 +3,12 @@
 //! The clock of a virtual machine moves, so every sample is taken between two runs of a register-only FMA loop and counts
 //! only if both agree; the figure is the median of `2 * non-zeros * tokens / time / peak`.
 //!
-//! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [filter]...`; a filter is a part of a line's first
-//! columns, such as `unstructured`, `768x768` or `t128`.
+//! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [--grid] [--fit] [filter]...`; a filter is a part of
+//! a line's first columns, such as `unstructured`, `768x768` or `t128`.
+//!
+//! The last columns hold the time that the cost model predicts against the measured one, and the last line says how many
+//! are within 15 %. `--grid` measures more shapes and sparsities; `--fit` prints the constants that fit them best, as they
+//! stand in `passes/src/analysis/cost.rs`.
 #![expect(
     clippy::unwrap_used,
     reason = "a failure ends the program, as it should"
@@ -16,6 +20,8 @@ use exec::Exec;
 use lancet_codegen::formats::{PackedMatrix, pack};
 use lancet_codegen::kir::Builder;
 use lancet_codegen::{CpuFeatures, KernelSpec, WeightFormat, emit, lower};
+use lancet_passes::analysis::cost::{self, Constants, Kernel, Sample};
+use lancet_passes::analysis::sparsity::SparsityPattern;
 
 struct Rng(u64);
 
@@ -66,6 +72,40 @@ impl Probe {
         self.exec.call(&[N]);
         N as f64 * self.flops / (exec::cpu_time() - t) / 1e9
     }
+}
+
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What the cost model says of a case: the sample that the measurement is, and the predicted cycles of one product.
+fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
+    let format = match case.format {
+        WeightFormat::Dense => lancet_ir::WeightFormat::Dense,
+        WeightFormat::Unstructured => lancet_ir::WeightFormat::Unstructured,
+        WeightFormat::Bsr { r: 1, .. } => lancet_ir::WeightFormat::Bsr { r: 1, c: 4 },
+        WeightFormat::Bsr { .. } => lancet_ir::WeightFormat::Bsr { r: 4, c: 1 },
+    };
+    let pattern = SparsityPattern::of(&weight(case, &mut Rng(SEED)), case.n, case.k);
+    let kernel = Kernel::of(format);
+    let cycles = pattern.nnz as f64 * nnz_cycles;
+    let n_panels = cost::panels(case.tokens).count();
+    let sample = Sample {
+        work: kernel.work(&pattern, format),
+        vectors: cost::panels(case.tokens).next().unwrap(),
+        cycles: cycles / n_panels as f64,
+    };
+    let predicted = cost::predict(&pattern, format, case.tokens).total();
+    (kernel, sample, predicted / cycles)
+}
+
+/// The constants as they stand in the cost model.
+fn print_constants(kernel: Kernel, c: &Constants) {
+    let row = |x: [f64; 4]| x.map(|v| format!("{v:.3}")).join(", ");
+    println!("    // {kernel:?}");
+    println!("    Constants {{");
+    println!("        weight: [{}],", row(c.weight));
+    println!("        edge: [{}],", row(c.edge));
+    println!("        far_byte: [{}],", row(c.far_byte));
+    println!("    }},");
 }
 
 struct Buffer {
@@ -145,7 +185,7 @@ fn run(
 
 /// Median GFLOP/s, median share of peak, and the share of stored work that is useful.
 fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (f64, f64, f64) {
-    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let mut rng = Rng(SEED);
     let w = weight(case, &mut rng);
     let m = pack(case.format, case.n, case.k, &w).unwrap();
     let panel = case.tokens.next_power_of_two().clamp(8, 32);
@@ -224,7 +264,24 @@ fn main() {
     let filters: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     let features = CpuFeatures::avx2();
     let probe = Probe::new(&features);
-    let shapes = [(768, 768), (3072, 768), (768, 3072)];
+    let is_grid = flag("--grid");
+    let shapes: &[(usize, usize)] = if is_grid {
+        &[
+            (768, 768),
+            (3072, 768),
+            (768, 3072),
+            (384, 1536),
+            (1024, 1024),
+            (312, 312),
+        ]
+    } else {
+        &[(768, 768), (3072, 768), (768, 3072)]
+    };
+    let zeros: &[f64] = if is_grid {
+        &[0.5, 0.7, 0.8, 0.9, 0.95, 0.97]
+    } else {
+        &[0.8, 0.9, 0.95]
+    };
     let formats = [
         WeightFormat::Dense,
         WeightFormat::Unstructured,
@@ -235,16 +292,18 @@ fn main() {
     ];
     if !flag("--json") {
         println!(
-            "{:<14} {:>9} {:>6} {:>6} {:>9} {:>7} {:>7}",
-            "kernel", "n x k", "zeros", "tokens", "GFLOP/s", "peak %", "useful"
+            "{:<14} {:>9} {:>6} {:>6} {:>9} {:>7} {:>7} {:>9}",
+            "kernel", "n x k", "zeros", "tokens", "GFLOP/s", "peak %", "useful", "predicted"
         );
     }
+    let mut samples: Vec<(Kernel, Sample)> = Vec::new();
+    let (mut n_measured, mut n_predicted) = (0, 0);
     for format in formats {
-        for (n, k) in shapes {
+        for &(n, k) in shapes {
             for sparsity in if format == WeightFormat::Dense {
                 &[0.0][..]
             } else {
-                &[0.8, 0.9, 0.95]
+                zeros
             } {
                 for tokens in [128, 32, 24, 16, 8] {
                     let case = Case {
@@ -266,25 +325,43 @@ fn main() {
                     }
                     let (gflops, share, useful) =
                         measure(&case, &features, &probe, flag("--quick"));
+                    // At its peak the probe does two multiply-adds of 256 bits in a cycle: 32 operations.
+                    let nnz_cycles = 2.0 * tokens as f64 / (share * 32.0);
+                    let (kernel, sample, predicted) = predict(&case, nnz_cycles);
+                    if share.is_finite() {
+                        samples.push((kernel, sample));
+                        n_measured += 1;
+                        n_predicted += usize::from((predicted - 1.0).abs() <= 0.15);
+                    }
                     if flag("--json") {
                         println!(
-                            "{{\"kernel\":\"{}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4}}}",
+                            "{{\"kernel\":\"{}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4},\"predicted\":{predicted:.4}}}",
                             name(format)
                         );
                     } else {
                         println!(
-                            "{:<14} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3}",
+                            "{:<14} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3} {:>9.3}",
                             name(format),
                             format!("{n}x{k}"),
                             sparsity,
                             tokens,
                             gflops,
                             share * 100.0,
-                            useful
+                            useful,
+                            predicted
                         );
                     }
                 }
             }
+        }
+    }
+    if !flag("--json") {
+        println!("predicted within 15 %: {n_predicted} of {n_measured}");
+    }
+    if flag("--fit") {
+        for kernel in Kernel::ALL {
+            let of_kernel = samples.iter().filter(|s| s.0 == kernel).map(|s| s.1);
+            print_constants(kernel, &cost::fit(&of_kernel.collect::<Vec<_>>()));
         }
     }
 }

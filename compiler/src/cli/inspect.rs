@@ -187,11 +187,30 @@ fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(),
         ]);
     }
     print(matrices)?;
+    print_costs(plan)?;
     print(format_args!(
         "{} parameters, {} of them in packed matrices",
         n_parameters(plan),
         n_packed(plan)
     ))
+}
+
+/// Prints what each packed matrix is predicted to cost, by cause.
+fn print_costs(plan: &Plan) -> Result<(), Failure> {
+    let names: Vec<&str> = match plan.matrices.first() {
+        Some(m) => m.predicted_cycles.iter().map(|t| t.0.as_str()).collect(),
+        None => return Ok(()),
+    };
+    let mut header = vec!["matrix", "cycles for 32 tokens"];
+    header.extend(&names);
+    let mut costs = table(&header);
+    for m in &plan.matrices {
+        let total: f32 = m.predicted_cycles.iter().map(|t| t.1).sum();
+        let terms = m.predicted_cycles.iter().map(|t| format!("{:.0}", t.1));
+        let row = [m.name.clone(), format!("{total:.0}")];
+        costs.add_row(row.into_iter().chain(terms));
+    }
+    print(costs)
 }
 
 /// Prints the kinds of steps, how they run, and what share of the time each takes.
@@ -282,6 +301,7 @@ fn matrix(m: &lancet_artifact::MatrixDesc) -> Value {
         "pattern": m.pattern,
         "format": m.format.to_string(),
         "predicted_speedup": m.predicted_speedup,
+        "predicted_cycles": m.predicted_cycles.iter().cloned().collect::<BTreeMap<_, _>>(),
         "bytes": m.len,
     })
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use lancet_artifact::{MatrixDesc, WeightFormat as PlanFormat, Weights};
 use lancet_ir::{Graph, Layout, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
-use lancet_passes::analysis::cost::predict;
+use lancet_passes::analysis::cost::{TOKENS, predict};
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
 use super::{LowerError, describe, unsupported};
@@ -73,8 +73,8 @@ impl<'g, 'w> Placement<'g, 'w> {
         let matrix = lancet_codegen::formats::pack(wanted, n, k, w)
             .map_err(|e| unsupported(graph, node, &format!("cannot be packed: {e}")))?;
         let pattern = SparsityPattern::of(w, n, k);
-        let dense = predict(&pattern, WeightFormat::Dense).total();
-        let predicted_speedup = dense / predict(&pattern, *format).total().max(1.0);
+        let cost = predict(&pattern, *format, TOKENS);
+        let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
         let len = matrix.bytes.len() as u64;
         let offset = self.weights.push(matrix.bytes);
         Ok(MatrixDesc {
@@ -87,7 +87,10 @@ impl<'g, 'w> Placement<'g, 'w> {
             row_blocks: matrix.row_blocks,
             nnz: matrix.nnz as u64,
             pattern: pattern.name(),
-            predicted_speedup: predicted_speedup as f32,
+            predicted_speedup: (dense / cost.total().max(1.0)) as f32,
+            predicted_cycles: (cost.terms().into_iter())
+                .map(|(name, cycles)| (name.to_owned(), cycles as f32))
+                .collect(),
         })
     }
 }

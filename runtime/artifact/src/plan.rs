@@ -275,6 +275,8 @@ pub struct MatrixDesc {
     pub pattern: String,
     /// Predicted time of the dense product over that of this one.
     pub predicted_speedup: f32,
+    /// Predicted cycles for a panel of 32 tokens by cause, for people.
+    pub predicted_cycles: Vec<(String, f32)>,
 }
 
 /// Consecutive output rows of a packed weight.

@@ -244,6 +244,16 @@ struct MatrixMessage {
     pattern: String,
     #[prost(float, tag = "11")]
     predicted_speedup: f32,
+    #[prost(message, repeated, tag = "12")]
+    predicted_cycles: Vec<TermMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TermMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(float, tag = "2")]
+    cycles: f32,
 }
 
 /// Names and plans as the bytes of one protobuf message.
@@ -550,6 +560,12 @@ fn matrix_message(matrix: &MatrixDesc) -> MatrixMessage {
         nnz: matrix.nnz,
         pattern: matrix.pattern.clone(),
         predicted_speedup: matrix.predicted_speedup,
+        predicted_cycles: (matrix.predicted_cycles.iter())
+            .map(|(name, cycles)| TermMessage {
+                name: name.clone(),
+                cycles: *cycles,
+            })
+            .collect(),
     }
 }
 
@@ -595,6 +611,9 @@ fn matrix(i: usize, message: MatrixMessage) -> Result<MatrixDesc, PlanError> {
         nnz: message.nnz,
         pattern: message.pattern,
         predicted_speedup: message.predicted_speedup,
+        predicted_cycles: (message.predicted_cycles.into_iter())
+            .map(|t| (t.name, t.cycles))
+            .collect(),
         name: message.name,
     })
 }

@@ -116,6 +116,7 @@ fn matrix() -> impl Strategy<Value = MatrixDesc> {
         |(name, format, (n, k, offset, len, nnz), row_blocks, predicted_speedup)| MatrixDesc {
             pattern: name.clone(),
             predicted_speedup,
+            predicted_cycles: vec![(name.clone(), predicted_speedup)],
             name,
             format,
             n,

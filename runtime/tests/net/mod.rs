@@ -187,6 +187,7 @@ impl Net {
         self.plan.matrices.push(MatrixDesc {
             pattern: "unknown".to_owned(),
             predicted_speedup: 1.0,
+            predicted_cycles: Vec::new(),
             name: format!("m{matrix}"),
             format: packed.format,
             n: n as u32,
