@@ -272,8 +272,9 @@ fn normal_equations(rows: &[[f64; 4]], used: u32) -> Option<[f64; 3]> {
         }
         for row in (0..n).filter(|&r| r != i) {
             let factor = m[row][i] / pivot;
-            for column in i..=n {
-                m[row][column] -= factor * m[i][column];
+            let subtracted = m[i].clone();
+            for (x, y) in m[row].iter_mut().zip(&subtracted).skip(i) {
+                *x -= factor * y;
             }
         }
     }
