@@ -20,7 +20,8 @@ pub const DEFAULT: &str = concat!(
     // disappear.
     "fold-constants,expand-composites,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
     // Each of these names a part of the model that a kernel exists for.
-    "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,split-linear,",
+    "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
+    "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
     "raise-rotary,raise-attention,raise-embedding,",
     // What raising left over: views of views, constants that only a raised part read.
     "simplify-shapes,eliminate-identities,fold-constants,cse,",

@@ -62,6 +62,16 @@ impl Features {
         graph.apply(Operator::Transpose, attributes, &[apart])
     }
 
+    /// True if the tokens' axes come first, as in the source.
+    pub(crate) fn has_tokens_in_front(&self) -> bool {
+        let tokens = self.axes.iter().enumerate();
+        let n_tokens = self.axes.iter().filter(|a| matches!(a, Axis::Token(_)));
+        let n_tokens = n_tokens.count();
+        tokens
+            .take(n_tokens)
+            .all(|(i, axis)| *axis == Axis::Token(i))
+    }
+
     fn feature_sizes(&self) -> impl Iterator<Item = usize> {
         self.axes.iter().filter_map(|axis| match axis {
             Axis::Feature(n) => Some(*n),

@@ -99,6 +99,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::dce::INFO,
     crate::simplify_shapes::INFO,
     crate::simplify_gathers::INFO,
+    crate::sink_transposes::INFO,
     crate::expand_composites::INFO,
     crate::raise_padding_mask::INFO,
     PassInfo {
@@ -125,6 +126,7 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         new: || Box::new(RaiseLinear),
     },
+    crate::raise_block_linear::INFO,
     crate::split_linear::INFO,
     crate::raise_rotary::INFO,
     PassInfo {

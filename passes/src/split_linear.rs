@@ -27,11 +27,11 @@
 //! }
 //! ```
 //!
-//! Identity: `(x wᵀ + b)[.., I] = x w[I, ..]ᵀ + b[I]` for a list of features `I`. Queries, keys and values that one layer
+//! Identity: `(x wᵀ + b)[.., I] = x w[I, ..]ᵀ + b[I]` for a list of features `I`, which may be all of them in another order. Queries, keys and values that one layer
 //! computes, and the two halves of a gated unit, become layers whose results nothing copies.
 //!
-//! Preconditions: a constant weight; every use of the result is a slice, a split or a gather by constants, perhaps behind
-//! views and transpositions; no feature is used twice. Otherwise the pass declines, with a remark if there is such a use.
+//! Preconditions: a constant weight; every use of the result is a slice, a split, a gather by constants or a transposition of
+//! features, perhaps behind views and transpositions; no feature is used twice. Otherwise the pass declines, with a remark if there is such a use.
 //!
 //! Numeric effect: exact.
 
@@ -113,6 +113,10 @@ fn parts(graph: &Graph, layer: &Layer) -> Result<Vec<(Value, Features)>, Option<
         }
         for (user, operand) in graph.users(value) {
             match graph.op(user) {
+                // A permutation of features alone is one of the rows.
+                Op::Apply(Operator::Transpose, _) if permutes_features(graph, result(user)) => {
+                    found.push(result(user));
+                }
                 Op::View(_) | Op::Apply(Operator::Transpose, _) => open.push(result(user)),
                 Op::Apply(Operator::Slice | Operator::Split | Operator::Gather, _)
                     if operand == 0 =>
@@ -142,6 +146,12 @@ fn parts(graph: &Graph, layer: &Layer) -> Result<Vec<(Value, Features)>, Option<
         parts.push((value, features));
     }
     Ok(parts)
+}
+
+/// True if `value` is a copy of the features of a layer in another order, tokens in front.
+fn permutes_features(graph: &Graph, value: Value) -> bool {
+    let features = Features::of(graph, value).filter(Features::has_tokens_in_front);
+    features.is_some_and(|f| !f.from.iter().map(|(i, _)| *i).eq(0..f.from.len()))
 }
 
 /// Results of a node that something uses.
