@@ -86,6 +86,21 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.features(x, cx.panels(out)?)?;
             cx.same_shape(x, out)
         }
+        StepKind::MatMul => {
+            cx.counts(2, 2)?;
+            for v in [cx.input(0)?, cx.input(1)?, cx.output()] {
+                cx.row_major_f32(v)?;
+                if cx.rank(v) < 2 {
+                    return Err(format!("{}: expected rank 2 or more", cx.name(v)));
+                }
+            }
+            Ok(())
+        }
+        StepKind::Softmax => {
+            cx.counts(1, 1)?;
+            cx.row_major_f32(cx.input(0)?)?;
+            cx.row_major_f32(cx.output())
+        }
         StepKind::Binary { .. } => {
             cx.counts(2, 2)?;
             let (a, b, out) = (cx.input(0)?, cx.input(1)?, cx.output());

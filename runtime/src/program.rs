@@ -188,7 +188,9 @@ impl Program {
                 | StepKind::Linear { .. }
                 | StepKind::Attention { .. }
                 | StepKind::Activation { .. }
-                | StepKind::Binary { .. } => Op::Panels,
+                | StepKind::Binary { .. }
+                | StepKind::MatMul
+                | StepKind::Softmax => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

@@ -137,6 +137,12 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let tables = step.inputs.len() as u32 / 2;
                 specs.insert(KernelSpec::EmbeddingSum { tables, panel });
             }
+            StepKind::MatMul => {
+                specs.insert(KernelSpec::AttentionProduct);
+            }
+            StepKind::Softmax => {
+                specs.insert(KernelSpec::AttentionSoftmax);
+            }
             StepKind::Binary { op } => {
                 let right = step.inputs.get(1).copied().flatten();
                 let right = match right.map(|v| plan.values[v as usize].layout) {

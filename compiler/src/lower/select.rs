@@ -2,7 +2,7 @@
 
 use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, Binary, StepKind};
 use lancet_ir::{Graph, Layout, NodeId, Op, Value};
-use lancet_ops::{Attribute, Attributes, Operator, Tensor};
+use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
 use super::weights::little_endian;
 use super::{LowerError, unsupported};
@@ -69,11 +69,39 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
                 let message = format!("takes row-major operands, found {}", graph.ty(*v));
                 return Err(unsupported(graph, node, &message));
             }
+            if let Some(kind) = row_major(graph, node, *op, attributes) {
+                return step(kind);
+            }
             step(StepKind::Portable {
                 operator: op.schema().text.to_owned(),
                 attributes: plan_attributes(attributes),
             })
         }
+    }
+}
+
+/// The step of an operator that has a kernel for row-major operands.
+fn row_major(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<StepKind> {
+    let operands = graph.operands(node);
+    let fits = |v: &Option<Value>| {
+        v.is_some_and(|v| graph.ty(v).dtype == DType::F32 && 2 <= graph.ty(v).rank())
+    };
+    if !operands.iter().all(fits) {
+        return None;
+    }
+    let rank = graph.ty(Value { node, result: 0 }).rank() as i64;
+    match op {
+        Operator::MatMul => Some(StepKind::MatMul),
+        Operator::Softmax => {
+            let axis = attributes.int_or("axis", -1);
+            (axis == -1 || axis == rank - 1).then_some(StepKind::Softmax)
+        }
+        _ => None,
     }
 }
 

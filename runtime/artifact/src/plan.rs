@@ -208,6 +208,10 @@ pub enum StepKind {
     Activation { kind: Activation },
     /// Elementwise: inputs `a` panels, `b` panels of the same shape or `f32[k]`, one number for each feature; output panels.
     Binary { op: Binary },
+    /// `a b`, row-major `f32[.., m, k]` and `f32[.., k, n]`, leading dimensions broadcast; output row-major `f32[.., m, n]`.
+    MatMul,
+    /// Softmax over the last dimension, row-major `f32`.
+    Softmax,
 }
 
 impl StepKind {
@@ -227,6 +231,8 @@ impl StepKind {
             StepKind::Attention { .. } => "attention",
             StepKind::Activation { .. } => "activation",
             StepKind::Binary { op } => op.name(),
+            StepKind::MatMul => "matmul",
+            StepKind::Softmax => "softmax",
         }
     }
 }

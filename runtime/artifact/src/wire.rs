@@ -100,7 +100,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     kind: Option<KindMessage>,
 }
@@ -133,6 +133,10 @@ enum KindMessage {
     Binary(String),
     #[prost(float, tag = "22")]
     RmsNorm(f32),
+    #[prost(message, tag = "23")]
+    MatMul(EmptyMessage),
+    #[prost(message, tag = "24")]
+    Softmax(EmptyMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -432,6 +436,8 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::EmbeddingLookup => KindMessage::EmbeddingLookup(empty),
             StepKind::LayerNorm { epsilon } => KindMessage::LayerNorm(*epsilon),
             StepKind::RmsNorm { epsilon } => KindMessage::RmsNorm(*epsilon),
+            StepKind::MatMul => KindMessage::MatMul(empty),
+            StepKind::Softmax => KindMessage::Softmax(empty),
             StepKind::Linear { matrix, activation } => KindMessage::Linear(LinearMessage {
                 matrix: *matrix,
                 activation: activation.name().to_owned(),
@@ -480,6 +486,8 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::EmbeddingLookup(_)) => StepKind::EmbeddingLookup,
         Some(KindMessage::LayerNorm(epsilon)) => StepKind::LayerNorm { epsilon },
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
+        Some(KindMessage::MatMul(_)) => StepKind::MatMul,
+        Some(KindMessage::Softmax(_)) => StepKind::Softmax,
         Some(KindMessage::Linear(ref m)) => StepKind::Linear {
             matrix: m.matrix,
             activation: activation(&m.activation)?,

@@ -70,6 +70,8 @@ fn kind() -> impl Strategy<Value = StepKind> {
         activation().prop_map(|kind| StepKind::Activation { kind }),
         proptest::sample::select(&Binary::ALL[..]).prop_map(|op| StepKind::Binary { op }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
+        Just(StepKind::MatMul),
+        Just(StepKind::Softmax),
     ]
 }
 

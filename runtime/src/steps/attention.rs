@@ -413,7 +413,7 @@ fn gather(
 }
 
 /// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`.
-fn softmax(s: &mut [f32], mask: &[f32], scale: f32, sums: &mut [f32; QUERIES]) {
+pub(super) fn softmax(s: &mut [f32], mask: &[f32], scale: f32, sums: &mut [f32; QUERIES]) {
     let mut max = [f32::NEG_INFINITY; QUERIES];
     for (s, mask) in s.chunks_exact_mut(QUERIES).zip(mask) {
         for (s, max) in s.iter_mut().zip(&mut max) {

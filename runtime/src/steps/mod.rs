@@ -10,8 +10,10 @@ mod binary;
 mod convert;
 mod embedding_lookup;
 pub(crate) mod linear;
+mod matmul;
 mod norm;
 pub(crate) mod sizes;
+mod softmax;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,8 @@ pub(crate) enum Bound {
     Attention(attention::Attention),
     Activation(activation::Activate),
     Binary(binary::Binary),
+    MatMul(matmul::MatMul),
+    Softmax(softmax::Softmax),
 }
 
 /// Why a step stopped.
@@ -226,6 +230,8 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::Activation(activation::Activate::bind(sizes, *kind)?)
         }
         StepKind::Binary { op } => Bound::Binary(binary::Binary::bind(sizes, *op)?),
+        StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
+        StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
         StepKind::Portable { .. } | StepKind::Dims(_) | StepKind::View | StepKind::Broadcast => {
             return Err("is no step over panels".to_owned());
         }
@@ -249,6 +255,8 @@ impl Bound {
             Bound::Attention(step) => step.run(reads, out, workers),
             Bound::Activation(step) => step.run(reads, out, workers),
             Bound::Binary(step) => step.run(reads, out, workers),
+            Bound::MatMul(step) => step.run(reads, out, workers),
+            Bound::Softmax(step) => step.run(reads, out, workers),
         }
     }
 
@@ -263,6 +271,8 @@ impl Bound {
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
             Bound::Activation(step) => (step.kernel_name(), "portable_activation"),
             Bound::Binary(step) => (step.kernel_name(), "portable_binary"),
+            Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
+            Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -272,12 +282,14 @@ impl Bound {
         match self {
             Bound::Linear(step) => step.flops(),
             Bound::Attention(step) => step.flops(),
+            Bound::MatMul(step) => step.flops(),
             Bound::ToPanels(_)
             | Bound::FromPanels(_)
             | Bound::EmbeddingLookup(_)
             | Bound::Norm(_)
             | Bound::Activation(_)
-            | Bound::Binary(_) => 0,
+            | Bound::Binary(_)
+            | Bound::Softmax(_) => 0,
         }
     }
 }
