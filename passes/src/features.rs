@@ -26,8 +26,9 @@ pub(crate) struct Features {
     pub(crate) from: Vec<(usize, bool)>,
 }
 
-/// Copies that are looked through.
+/// Copies that are looked through, one behind the other and together.
 const MAX_DEPTH: usize = 24;
+const BUDGET: usize = 256;
 
 /// Elements of the feature axes together.
 const MAX_FEATURES: usize = 1 << 20;
@@ -35,7 +36,7 @@ const MAX_FEATURES: usize = 1 << 20;
 impl Features {
     /// The features of a linear layer that `value` copies; those of the layer itself are copies of themselves.
     pub(crate) fn of(graph: &Graph, value: Value) -> Option<Features> {
-        read(graph, value, MAX_DEPTH)
+        read(graph, value, MAX_DEPTH, &mut { BUDGET })
     }
 
     /// `features`, of which each is at the place in the last axis that it has in `from`, in the shape of the value that this
@@ -110,18 +111,19 @@ fn inner(axes: &[Axis]) -> usize {
         Axis::Feature(n) => *n,
         Axis::Token(_) => 1,
     });
-    sizes.product()
+    sizes.fold(1, usize::saturating_mul)
 }
 
-fn read(graph: &Graph, value: Value, depth: usize) -> Option<Features> {
+fn read(graph: &Graph, value: Value, depth: usize, budget: &mut usize) -> Option<Features> {
     let depth = depth.checked_sub(1)?;
+    *budget = budget.checked_sub(1)?;
     let value = peel(graph, value);
     let (op, node) = (graph.op(value.node), value.node);
     if graph.ty(value).dtype != DType::F32 {
         return None;
     }
     let operand = |i| graph.operand(node, i);
-    let of_operand = || read(graph, operand(0)?, depth);
+    let mut of_operand = || read(graph, operand(0)?, depth, budget);
     match op {
         Op::View(_) => regroup(graph, of_operand()?, operand(0)?, value),
         Op::Apply(Operator::Linear, _) => {
@@ -171,7 +173,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Features> {
                 .collect();
             x.picked(axis, &sizes?, &places?)
         }
-        Op::Apply(Operator::Concat, _) => concatenated(graph, value, depth),
+        Op::Apply(Operator::Concat, _) => concatenated(graph, value, depth, budget),
         Op::Input(_)
         | Op::Const(_)
         | Op::Dims(_)
@@ -268,11 +270,11 @@ fn sliced(graph: &Graph, x: Features, value: Value) -> Option<Features> {
     Some(x)
 }
 
-fn concatenated(graph: &Graph, value: Value, depth: usize) -> Option<Features> {
+fn concatenated(graph: &Graph, value: Value, depth: usize, budget: &mut usize) -> Option<Features> {
     let parts: Option<Vec<Features>> = graph
         .operands(value.node)
         .into_iter()
-        .map(|v| read(graph, v?, depth))
+        .map(|v| read(graph, v?, depth, budget))
         .collect();
     let parts = parts?;
     let first = parts.first()?;

@@ -165,6 +165,7 @@ fn pointwise(graph: &Graph, node: NodeId) -> Option<Match> {
         && attributes.str("auto_pad") != Some("SAME_LOWER")
         && bias.is_none_or(|b| graph.constant(b).is_some())
         && 0 < groups
+        && 0 < n
         && 0 < per_group
         && n % groups == 0;
     let k = per_group.checked_mul(groups)?;

@@ -316,7 +316,8 @@ impl Attention {
         let n_heads = usize::try_from(graph.attributes(node).int("num_heads")?).ok()?;
         let width = |i: usize| {
             let hidden = graph.shape(graph.operand(node, i)?).last()?.as_fixed()?;
-            usize::try_from(hidden).ok()?.checked_div(n_heads)
+            let width = usize::try_from(hidden).ok()?.checked_div(n_heads)?;
+            (0 < width).then_some(width)
         };
         let layer = |i: usize| {
             let found = units(graph, graph.operand(node, i)?, MAX_DEPTH)?;

@@ -31,8 +31,8 @@ pub(super) fn contributed(p: &mut Parts<'_>) -> Expanded {
         Some(widths) => widths.to_vec(),
         None => vec![columns / 3; 3],
     };
-    if widths.len() != 3 || widths.iter().any(|&w| w <= 0) || widths.iter().sum::<i64>() != columns
-    {
+    let total = widths.iter().try_fold(0i64, |sum, &w| sum.checked_add(w));
+    if widths.len() != 3 || widths.iter().any(|&w| w <= 0) || total != Some(columns) {
         return Err("sizes of queries, keys and values that do not add up".into());
     }
     let mut projected = p.apply(Operator::MatMul, &[x, weight])?;
@@ -237,7 +237,7 @@ fn rotate(p: &mut Parts<'_>, x: Value, caches: [Value; 2], positions: Option<Val
     let interleaved = p.attributes.int_or("interleaved", 0) != 0;
     let half = p.shape(caches[0]).last().and_then(Dim::as_fixed);
     let half = half
-        .filter(|h| 0 < *h)
+        .filter(|h| (1..1 << 32).contains(h))
         .ok_or("a cache whose width is not fixed")?;
     let shape = p.shape(x);
     // Heads apart as `[.., heads, tokens, width]` or `[.., tokens, heads, width]`; the caches get an axis of 1 for them.
