@@ -30,7 +30,7 @@ pub const DEFAULT: &str = concat!(
     // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.
     "fold-attention-biases,remove-dead-units,cse,",
     // What no output observes is not computed.
-    "narrow-to-observed-tokens,",
+    "narrow-to-observed-tokens,pack-tokens,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.
     "detect-sparsity,assign-layout",
 );

@@ -242,6 +242,12 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
                 ]
             })
         }
+        Op::Apply(Operator::PackedAttention, _) => {
+            let all = (0..3).all(|i| ty(i).is_some_and(fits));
+            let mut wants = vec![Wants::RowMajor; operands.len()];
+            wants[..3].fill(Wants::Panels);
+            all.then_some(wants)
+        }
         Op::Apply(Operator::EmbeddingLookup, _) => Some(vec![Wants::RowMajor; operands.len()]),
         Op::Apply(Operator::Add | Operator::Sub | Operator::Mul | Operator::Div, _) => {
             let same = |i: usize| ty(i).is_some_and(|t| t.shape == result.shape && fits(t));

@@ -26,6 +26,7 @@ mod layer;
 mod manager;
 pub mod matcher;
 mod narrow_to_observed_tokens;
+mod pack_tokens;
 mod pass;
 mod pipeline;
 mod polynomial;

@@ -4,6 +4,7 @@ use crate::assign_layout::AssignLayout;
 use crate::detect_sparsity::DetectSparsity;
 use crate::fuse_epilogue::FuseEpilogue;
 use crate::narrow_to_observed_tokens::NarrowToObservedTokens;
+use crate::pack_tokens::PackTokens;
 use crate::raise_attention::RaiseAttention;
 use crate::raise_embedding::RaiseEmbedding;
 use crate::raise_gelu::RaiseGelu;
@@ -150,6 +151,12 @@ pub static PASSES: &[PassInfo] = &[
         summary: "compute only the token that a head observes",
         options: &[],
         new: || Box::new(NarrowToObservedTokens),
+    },
+    PassInfo {
+        name: "pack-tokens",
+        summary: "compute no padding that no output observes",
+        options: &[],
+        new: || Box::new(PackTokens),
     },
     PassInfo {
         name: "detect-sparsity",

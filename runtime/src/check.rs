@@ -80,6 +80,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
                 .map_or(Ok(()), |residual| cx.features(residual, n))
         }
         StepKind::Attention { num_heads, .. } => cx.attention(*num_heads as usize),
+        StepKind::PackedAttention { num_heads, .. } => cx.packed_attention(*num_heads as usize),
         StepKind::Activation { .. } => {
             cx.counts(1, 1)?;
             let (x, out) = (cx.input(0)?, cx.output());
@@ -307,37 +308,58 @@ impl Operands<'_> {
 
     fn attention(&self, num_heads: usize) -> Result<(), String> {
         self.counts(3, 5)?;
-        let (q, k, v, out) = (
-            self.input(0)?,
-            self.input(1)?,
-            self.input(2)?,
-            self.output(),
-        );
-        for x in [q, k, v, out] {
-            let features = self.panels(x)?;
-            if self.rank(x) != 3 || num_heads == 0 || features % num_heads != 0 {
-                return Err(format!(
-                    "{}: expected rank 3 and features that {num_heads} heads divide",
-                    self.name(x)
-                ));
-            }
-        }
-        self.features(k, self.panels(q)?)?;
-        self.features(out, self.panels(v)?)?;
-        if let Some(mask) = self.optional(3) {
-            self.row_major(mask)?;
-            if self.dtype(mask).is_float() || self.rank(mask) != 2 {
-                return Err(format!(
-                    "{}: expected a mask of rank 2 of booleans or integers",
-                    self.name(mask)
-                ));
-            }
-        }
+        self.heads(num_heads, 3)?;
+        self.mask(3, 2)?;
         if let Some(bias) = self.optional(4) {
             self.row_major_f32(bias)?;
             if self.rank(bias) > 4 {
                 return Err(format!("{}: expected at most rank 4", self.name(bias)));
             }
+        }
+        Ok(())
+    }
+
+    fn packed_attention(&self, num_heads: usize) -> Result<(), String> {
+        self.counts(4, 6)?;
+        self.heads(num_heads, 2)?;
+        self.input(3)?;
+        for starts in [3, 4].into_iter().filter_map(|i| self.optional(i)) {
+            self.row_major(starts)?;
+            if self.dtype(starts) != DType::I64 || self.rank(starts) != 1 {
+                return Err(format!("{}: expected i64 of rank 1", self.name(starts)));
+            }
+        }
+        self.mask(5, 1)
+    }
+
+    /// Queries, keys, values and the result of attention, of this rank.
+    fn heads(&self, num_heads: usize, rank: usize) -> Result<(), String> {
+        let [q, k, v] = [self.input(0)?, self.input(1)?, self.input(2)?];
+        let out = self.output();
+        for x in [q, k, v, out] {
+            let features = self.panels(x)?;
+            if self.rank(x) != rank || num_heads == 0 || features % num_heads != 0 {
+                return Err(format!(
+                    "{}: expected rank {rank} and features that {num_heads} heads divide",
+                    self.name(x)
+                ));
+            }
+        }
+        self.features(k, self.panels(q)?)?;
+        self.features(out, self.panels(v)?)
+    }
+
+    /// Operand `i`, if there is one, is a mask of this rank.
+    fn mask(&self, i: usize, rank: usize) -> Result<(), String> {
+        let Some(mask) = self.optional(i) else {
+            return Ok(());
+        };
+        self.row_major(mask)?;
+        if self.dtype(mask).is_float() || self.rank(mask) != rank {
+            return Err(format!(
+                "{}: expected a mask of rank {rank} of booleans or integers",
+                self.name(mask)
+            ));
         }
         Ok(())
     }

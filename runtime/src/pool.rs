@@ -244,6 +244,11 @@ impl Parts {
         let end = ranges.iter().map(|r| r.end).max().unwrap_or(0);
         Parts { ranges, end }
     }
+
+    /// Part `i`.
+    pub(crate) fn range(&self, i: usize) -> Range<usize> {
+        self.ranges[i].clone()
+    }
 }
 
 impl Control {

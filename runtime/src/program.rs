@@ -187,6 +187,7 @@ impl Program {
                 | StepKind::RmsNorm { .. }
                 | StepKind::Linear { .. }
                 | StepKind::Attention { .. }
+                | StepKind::PackedAttention { .. }
                 | StepKind::Activation { .. }
                 | StepKind::Binary { .. }
                 | StepKind::MatMul

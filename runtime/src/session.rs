@@ -28,8 +28,12 @@ pub struct Session {
     arena: Buffer,
     /// Elements of roots whose home is not the arena.
     owned: Vec<Option<Owned>>,
-    /// Steps over panels whose sizes do not depend on data.
+    /// Buffers of values whose sizes depended on data, for the next ones.
+    spare: Vec<Buffer>,
+    /// Steps over panels. Those whose sizes depend on data are bound when they run, and stay so while the sizes do.
     steps: Vec<Option<Bound>>,
+    /// For each step whose sizes depend on data, the symbols that it was bound with.
+    bound_with: Vec<Vec<Option<i64>>>,
     /// Memory of each thread.
     scratch: Vec<Mutex<Vec<f32>>>,
     /// Memory of one step at a time.
@@ -57,6 +61,9 @@ pub(crate) enum Owned {
     Buffer(Buffer),
 }
 
+/// Buffers that are kept for the next values: as many as are alive at once in a layer.
+const MAX_SPARE: usize = 8;
+
 impl Session {
     /// A session of `model` that has no memory yet.
     pub fn new(model: &Model) -> Session {
@@ -68,7 +75,9 @@ impl Session {
             order: Vec::new(),
             arena: Buffer::empty(),
             owned: (0..n_values).map(|_| None).collect(),
+            spare: Vec::new(),
             steps: Vec::new(),
+            bound_with: Vec::new(),
             scratch: (0..model.threads()).map(|_| Mutex::default()).collect(),
             between: Vec::new(),
             bound: false,
@@ -131,7 +140,7 @@ impl Session {
         for step in 0..program.ops.len() {
             self.run_step(&model, step, inputs, &mut team)?;
             for &root in &program.dead_after[step] {
-                self.owned[root] = None;
+                self.release(root);
             }
         }
         for port in &program.plan.outputs {
@@ -239,7 +248,9 @@ impl Session {
             self.bind_steps(model)?;
             self.bound = true;
         }
-        self.owned.iter_mut().for_each(|o| *o = None);
+        for root in 0..self.owned.len() {
+            self.release(root);
+        }
         Ok(())
     }
 
@@ -248,6 +259,8 @@ impl Session {
         let program = &model.shared.program;
         self.steps.clear();
         self.steps.resize_with(program.ops.len(), || None);
+        self.bound_with.clear();
+        self.bound_with.resize_with(program.ops.len(), Vec::new);
         let early = (0..program.ops.len())
             .filter(|&i| matches!(program.ops[i], Op::Panels) && !is_late(program, i));
         let steps = &mut self.steps;
@@ -279,8 +292,8 @@ impl Session {
                 ("view", 0)
             }
             Op::Dims | Op::Broadcast | Op::Panels => {
-                let late = self.run_kernel(model, step, inputs, team)?;
-                match late.as_ref().or(self.steps[step].as_ref()) {
+                self.run_kernel(model, step, inputs, team)?;
+                match &self.steps[step] {
                     Some(bound) => {
                         if let (Some(start), Some(traces)) = (start, &mut self.traces) {
                             traces.push(StepTrace {
@@ -368,26 +381,31 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a step that writes its result into memory of the session. Returns its binding if it was bound just now.
+    /// Runs a step that writes its result into memory of the session.
     fn run_kernel(
         &mut self,
         model: &Model,
         step: usize,
         inputs: &[(&str, TensorView<'_>)],
         team: &mut Team<'_>,
-    ) -> Result<Option<Bound>, RuntimeError> {
+    ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let desc = &program.plan.steps[step];
         let out = self.bind_output(program, step)?;
-        let mut bound = None;
-        if matches!(program.ops[step], Op::Panels) && self.steps[step].is_none() {
+        if matches!(program.ops[step], Op::Panels)
+            && (self.steps[step].is_none()
+                || (is_late(program, step) && self.bound_with[step] != self.binding.symbols))
+        {
+            let bound = &mut self.steps[step];
+            *bound = None;
             steps::bind_all(
                 &model.shared,
                 &self.binding,
                 std::iter::once(step),
-                |_, b| bound = Some(b),
+                |_, b| *bound = Some(b),
             )
             .map_err(|(step, message)| step_error(program, step, message))?;
+            self.bound_with[step].clone_from(&self.binding.symbols);
         }
         // The result is outside `owned` while it is written, so that the operands can be read there.
         let mut owned = match program.values[out].home {
@@ -409,11 +427,7 @@ impl Session {
             order: &self.order,
         };
         let input = desc.inputs.first().copied().flatten().map(|v| v as usize);
-        let result = match (
-            bound.as_ref().or(self.steps[step].as_ref()),
-            &desc.kind,
-            input,
-        ) {
+        let result = match (&self.steps[step], &desc.kind, input) {
             (Some(bound), _, _) => {
                 let mut workers = Workers {
                     team,
@@ -442,21 +456,38 @@ impl Session {
         if let Some(buffer) = owned {
             self.owned[out] = Some(Owned::Buffer(buffer));
         }
-        Ok(bound)
+        Ok(())
     }
 
     /// Memory for a value of its own.
-    fn allocate(&self, model: &Model, v: usize) -> Result<Buffer, RuntimeError> {
+    fn allocate(&mut self, model: &Model, v: usize) -> Result<Buffer, RuntimeError> {
         let limit_bytes = model.shared.options.max_arena_bytes;
         let n_bytes = self.binding.n_bytes(&model.shared.program, v);
         match n_bytes {
-            Some(n) if n as u64 <= limit_bytes => {
-                Buffer::zeroed(n).ok_or(RuntimeError::OutOfMemory { bytes: n as u64 })
-            }
+            Some(n) if n as u64 <= limit_bytes => match self.take_spare(n) {
+                Some(buffer) => Ok(buffer),
+                None => Buffer::zeroed(n).ok_or(RuntimeError::OutOfMemory { bytes: n as u64 }),
+            },
             _ => Err(RuntimeError::MemoryLimit {
                 needed_bytes: n_bytes.map_or(u64::MAX, |n| n as u64),
                 limit_bytes,
             }),
+        }
+    }
+
+    /// A spare buffer of `n` bytes.
+    fn take_spare(&mut self, n: usize) -> Option<Buffer> {
+        let i = self.spare.iter().position(|b| b.len() == n)?;
+        Some(self.spare.swap_remove(i))
+    }
+
+    /// Gives up the memory of a value; a buffer is kept for the next value of its size.
+    fn release(&mut self, root: usize) {
+        if let Some(Owned::Buffer(buffer)) = self.owned[root].take() {
+            if self.spare.len() == MAX_SPARE {
+                self.spare.remove(0);
+            }
+            self.spare.push(buffer);
         }
     }
 

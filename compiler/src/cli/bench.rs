@@ -20,9 +20,12 @@ pub(super) struct Args {
     /// Sequences in a request
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// Tokens in a sequence
+    /// Tokens in a sequence, padding included
     #[arg(long, default_value_t = 128)]
     seq: usize,
+    /// Tokens of each sequence that are no padding, such as `8,128,31`; as many sequences as there are numbers
+    #[arg(long, value_delimiter = ',', conflicts_with = "batch")]
+    lengths: Option<Vec<usize>>,
     /// Variant of an artifact that holds several; by default its first
     #[arg(long)]
     variant: Option<String>,
@@ -43,6 +46,12 @@ pub(super) struct Args {
     json: bool,
 }
 
+impl Args {
+    fn batch(&self) -> usize {
+        self.lengths.as_ref().map_or(self.batch, Vec::len)
+    }
+}
+
 /// Least time to warm up: caches, page tables and clock.
 const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -60,6 +69,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "--iters, --batch and --seq must be at least 1",
         ));
     }
+    if let Some(&longest) = args.lengths.iter().flatten().find(|&&n| args.seq < n) {
+        let message = format!("--lengths {longest}: longer than --seq {}", args.seq);
+        return Err(Failure::new(Kind::Usage, message));
+    }
     let loaded = model::load(
         &args.model,
         &ModelOptions {
@@ -68,7 +81,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             ..ModelOptions::default()
         },
     )?;
-    let inputs = draw(loaded.plan(), args.batch, args.seq)?;
+    let inputs = draw(
+        loaded.plan(),
+        args.batch(),
+        args.seq,
+        args.lengths.as_deref(),
+    )?;
     let views: Vec<(&str, TensorView<'_>)> =
         inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let mut session = Session::new(&loaded);
@@ -152,12 +170,12 @@ fn report(
     let mean = times.iter().sum::<f64>() / times.len() as f64;
     times.sort_by(f64::total_cmp);
     let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
-    let tokens = (args.batch * args.seq) as f64;
+    let tokens = (args.batch() * args.seq) as f64;
     let tokens_per_second = tokens / (at(0.5) * 1e-3);
     if args.json {
         return print(json!({
             "model": args.model,
-            "batch": args.batch,
+            "batch": args.batch(),
             "seq": args.seq,
             "threads": n_threads,
             "iterations": times.len(),
@@ -182,7 +200,7 @@ fn report(
         "tokens/s",
     ]);
     table.add_row([
-        args.batch.to_string(),
+        args.batch().to_string(),
         args.seq.to_string(),
         n_threads.to_string(),
         times.len().to_string(),

@@ -122,7 +122,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             StepKind::LayerNorm { .. } => {
                 specs.insert(KernelSpec::LayerNorm { panel, lanes });
             }
-            StepKind::Attention { .. } => {
+            StepKind::Attention { .. } | StepKind::PackedAttention { .. } => {
                 specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
             }
             StepKind::Activation { kind } => {

@@ -21,7 +21,8 @@ const MAX_ELEMENTS: usize = 1 << 28;
 /// Draws every input for a batch and a length.
 ///
 /// A dimension whose symbol contains `seq`, `len` or `tok` is the length, one that contains `batch` the batch; others are
-/// told by their position, outermost first. Masks are all ones, identifiers are small, other integers zero.
+/// told by their position, outermost first. Identifiers are small, other integers zero. Masks are ones for the first
+/// `lengths[i]` tokens of sequence `i` and zeros behind; all ones without lengths.
 ///
 /// # Errors
 /// [`Kind::Limit`] if an input would have more than [`MAX_ELEMENTS`].
@@ -29,6 +30,7 @@ pub(super) fn draw(
     plan: &Plan,
     batch: usize,
     seq: usize,
+    lengths: Option<&[usize]>,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
     let mut rng = Pcg64Mcg::seed_from_u64(0);
     specs(plan)
@@ -51,7 +53,11 @@ pub(super) fn draw(
                 );
                 return Err(Failure::new(Kind::Limit, message));
             };
-            let data = elements(spec, n, &mut rng);
+            let seen = |i: usize| match (lengths, shape.as_slice()) {
+                (Some(lengths), &[b, s]) if (b, s) == (batch, seq) => i % s < lengths[i / s],
+                _ => true,
+            };
+            let data = elements(spec, n, seen, &mut rng);
             let tensor =
                 Tensor::try_new(shape, data).expect("as many elements were drawn as the shape has");
             Ok((spec.name.to_owned(), tensor))
@@ -97,19 +103,26 @@ fn size(position: usize, dim: Result<usize, &str>, batch: usize, seq: usize) -> 
     }
 }
 
-fn elements(spec: &InputSpec<'_>, n: usize, rng: &mut Pcg64Mcg) -> Data {
+/// `n` elements; `seen(i)` is what a mask says of place `i`.
+fn elements(
+    spec: &InputSpec<'_>,
+    n: usize,
+    seen: impl Fn(usize) -> bool,
+    rng: &mut Pcg64Mcg,
+) -> Data {
     let name = spec.name.to_ascii_lowercase();
-    let mut integer = || match () {
-        () if name.contains("mask") => 1,
+    let is_mask = name.contains("mask");
+    let mut integer = |i| match () {
+        () if is_mask => i64::from(seen(i)),
         () if name.contains("type") || name.contains("segment") => 0,
         () if name.contains("ids") => rng.random_range(1..100),
         () => 0,
     };
     match spec.dtype {
-        DType::I64 => Data::I64((0..n).map(|_| integer()).collect()),
-        DType::I32 => Data::I32((0..n).map(|_| integer() as i32).collect()),
-        DType::Bool => Data::Bool(vec![true; n]),
-        DType::F32 if name.contains("mask") => Data::F32(vec![1.0; n]),
+        DType::I64 => Data::I64((0..n).map(integer).collect()),
+        DType::I32 => Data::I32((0..n).map(|i| integer(i) as i32).collect()),
+        DType::Bool => Data::Bool((0..n).map(|i| !is_mask || seen(i)).collect()),
+        DType::F32 if is_mask => Data::F32((0..n).map(|i| f32::from(u8::from(seen(i)))).collect()),
         DType::F32 => Data::F32((0..n).map(|_| rng.random_range(-1.0..1.0)).collect()),
         other => Data::zeros(other, n),
     }

@@ -98,7 +98,7 @@ fn measure(model: &Model, args: &Args) -> Result<Measured, String> {
 }
 
 fn measure_at(model: &Model, batch: usize, seq: usize) -> Result<Measured, String> {
-    let inputs = draw(model.plan(), batch, seq).map_err(|e| e.to_string())?;
+    let inputs = draw(model.plan(), batch, seq, None).map_err(|e| e.to_string())?;
     let views: Vec<(&str, TensorView<'_>)> =
         inputs.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let mut session = Session::new(model);

@@ -144,6 +144,11 @@ fn panels(
             scale: attributes.float_or("scale", 1.0),
             masked_value: attributes.float_or("masked_value", f32::MIN),
         },
+        Operator::PackedAttention => StepKind::PackedAttention {
+            num_heads: u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0),
+            scale: attributes.float_or("scale", 1.0),
+            masked_value: attributes.float_or("masked_value", f32::MIN),
+        },
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
         },

@@ -590,7 +590,7 @@ fn progression(tensor: &Tensor, index: &[Affine]) -> Option<Affine> {
 }
 
 /// Whether each element of the result depends on the elements of the operands at the same place, after broadcasting.
-fn is_elementwise(operator: Operator) -> bool {
+pub(crate) fn is_elementwise(operator: Operator) -> bool {
     matches!(
         operator,
         Operator::Abs

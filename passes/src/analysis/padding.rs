@@ -6,9 +6,9 @@
 //! [`crate::analysis::access`] finds and this file evaluates at 0 and 1.
 
 use lancet_ir::{Graph, Value};
-use lancet_ops::{DType, Tensor};
+use lancet_ops::{DType, Operator, Tensor};
 
-use super::access::{describe, integer};
+use super::access::{Expr, describe, integer};
 use super::affine::Affine;
 
 /// What a bias of attention scores is.
@@ -121,6 +121,61 @@ fn reads_batch_and_key(graph: &Graph, bias: Value, tensor: Value, index: &[Affin
         // A batch of one.
         [k] => extents[0] == one && by(k, last),
         _ => false,
+    }
+}
+
+/// Whether `factor`, `[b, s, ..]`, is zero at every token where `mask`, `[b, s]`, is.
+pub fn zero_where_masked(graph: &Graph, factor: Value, mask: Value) -> bool {
+    if graph.ty(mask).rank() != 2 || graph.shape(factor).get(..2) != Some(graph.shape(mask)) {
+        return false;
+    }
+    let root = source(graph, mask);
+    let expr = describe(graph, factor);
+    let reads = expr.reads();
+    let of_mask = |r: &super::access::Read<'_>| {
+        (r.tensor == mask || Some(r.tensor) == root) && by_token(graph, mask, r.tensor, r.index)
+    };
+    if reads.is_empty() || !reads.iter().all(of_mask) {
+        return false;
+    }
+    let at_zero = |v: Value| integer(0, graph.ty(v).dtype);
+    let found = expr.evaluate(graph.ty(factor).dtype, &at_zero);
+    found.is_some_and(|t| number(&t) == Some(0.0))
+}
+
+/// Whether `tensor[index]` is the element of `tensor` for the token of `mask` that the first two indices name.
+fn by_token(graph: &Graph, mask: Value, tensor: Value, index: &[Affine]) -> bool {
+    let one = lancet_ir::Dim::fixed(1);
+    let sizes = graph.shape(mask);
+    let axes: Vec<usize> = (0..2).filter(|&a| sizes[a] != one).collect();
+    let long: Vec<_> = (index.iter().zip(graph.shape(tensor)))
+        .filter(|(_, d)| **d != one)
+        .collect();
+    long.len() == axes.len()
+        && (long.iter().zip(&axes))
+            .all(|((i, d), &axis)| **i == Affine::index(axis) && **d == sizes[axis])
+}
+
+/// The integers or booleans that `mask` is, or is tested from, token by token.
+fn source(graph: &Graph, mask: Value) -> Option<Value> {
+    let mut expr = &describe(graph, mask);
+    while let Expr::Apply {
+        op: Operator::Cast,
+        dtype,
+        operands,
+        ..
+    } = expr
+    {
+        let (operand, from) = operands.first()?;
+        // Other casts may turn more than zeros into zeros.
+        if *dtype != DType::Bool && *from != DType::Bool {
+            return None;
+        }
+        expr = operand;
+    }
+    match expr {
+        Expr::Read { tensor, index } if by_token(graph, mask, *tensor, index) => Some(*tensor),
+        _ => None,
     }
 }
 

@@ -204,6 +204,17 @@ pub enum StepKind {
         scale: f32,
         masked_value: f32,
     },
+    /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
+    /// `starts`, `q_starts?`, `key_mask?`.
+    ///
+    /// `q` is `[tq, num_heads * d]`, `k` is `[t, num_heads * d]`, `v` is `[t, num_heads * dv]`, the output is panels `[tq,
+    /// num_heads * dv]`. `starts`, `i64[n]`, ascends from 0: the keys of sequence `i` are those from `starts[i]` to the next
+    /// start or to `t`; `q_starts` says the same of queries, and without it every sequence has `tq / n`. `key_mask` is `[t]`.
+    PackedAttention {
+        num_heads: u32,
+        scale: f32,
+        masked_value: f32,
+    },
     /// Panels to panels, elementwise.
     Activation { kind: Activation },
     /// Elementwise: inputs `a` panels, `b` panels of the same shape or `f32[k]`, one number for each feature; output panels.
@@ -229,6 +240,7 @@ impl StepKind {
             StepKind::RmsNorm { .. } => "rms_norm",
             StepKind::Linear { .. } => "linear",
             StepKind::Attention { .. } => "attention",
+            StepKind::PackedAttention { .. } => "packed_attention",
             StepKind::Activation { .. } => "activation",
             StepKind::Binary { op } => op.name(),
             StepKind::MatMul => "matmul",

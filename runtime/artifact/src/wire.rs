@@ -100,7 +100,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
     )]
     kind: Option<KindMessage>,
 }
@@ -137,6 +137,8 @@ enum KindMessage {
     MatMul(EmptyMessage),
     #[prost(message, tag = "24")]
     Softmax(EmptyMessage),
+    #[prost(message, tag = "25")]
+    PackedAttention(AttentionMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -451,6 +453,15 @@ fn step_message(step: &Step) -> StepMessage {
                 scale: *scale,
                 masked_value: *masked_value,
             }),
+            StepKind::PackedAttention {
+                num_heads,
+                scale,
+                masked_value,
+            } => KindMessage::PackedAttention(AttentionMessage {
+                num_heads: *num_heads,
+                scale: *scale,
+                masked_value: *masked_value,
+            }),
             StepKind::Activation { kind } => KindMessage::Activation(kind.name().to_owned()),
             StepKind::Binary { op } => KindMessage::Binary(op.name().to_owned()),
         }),
@@ -493,6 +504,11 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
             activation: activation(&m.activation)?,
         },
         Some(KindMessage::Attention(m)) => StepKind::Attention {
+            num_heads: m.num_heads,
+            scale: m.scale,
+            masked_value: m.masked_value,
+        },
+        Some(KindMessage::PackedAttention(m)) => StepKind::PackedAttention {
             num_heads: m.num_heads,
             scale: m.scale,
             masked_value: m.masked_value,

@@ -67,6 +67,13 @@ fn kind() -> impl Strategy<Value = StepKind> {
                 masked_value,
             }
         }),
+        (any::<u32>(), float(), float()).prop_map(|(num_heads, scale, masked_value)| {
+            StepKind::PackedAttention {
+                num_heads,
+                scale,
+                masked_value,
+            }
+        }),
         activation().prop_map(|kind| StepKind::Activation { kind }),
         proptest::sample::select(&Binary::ALL[..]).prop_map(|op| StepKind::Binary { op }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),

@@ -206,32 +206,56 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
         return call.tensor(&shape, out);
     }
     let scale = f64::from(call.float("scale"));
-    let (d, dv) = (hidden / h, hidden_v / h);
     for item in 0..b {
-        for head in 0..h {
-            let query = Matrix::row_major(&data[0][item * sq * hidden + head * d..], hidden);
-            let key = Matrix::transposed(&data[1][item * sk * hidden + head * d..], hidden);
-            let mut scores = Vec::new();
-            multiply_unrounded([sq, sk, d], query, key, &mut scores);
-            for (row, s) in scores.chunks_exact_mut(sk).enumerate() {
-                for (j, s) in s.iter_mut().enumerate() {
-                    let at = ((item * h + head) * sq + row) * sk + j;
-                    *s = *s * scale
-                        + mask[item * sk + j]
-                        + bias.as_ref().map_or(0.0, |b| f64::from(b[at]));
-                }
-                softmax_in_place(s);
+        attend(
+            [
+                &data[0][item * sq * hidden..(item + 1) * sq * hidden],
+                &data[1][item * sk * hidden..(item + 1) * sk * hidden],
+                &data[2][item * sk * hidden_v..(item + 1) * sk * hidden_v],
+            ],
+            [sq, sk, h],
+            &mut out[item * sq * hidden_v..(item + 1) * sq * hidden_v],
+            |head, row, j, score| {
+                let at = ((item * h + head) * sq + row) * sk + j;
+                score * scale
+                    + mask[item * sk + j]
+                    + bias.as_ref().map_or(0.0, |b| f64::from(b[at]))
+            },
+        );
+    }
+    call.tensor(&shape, out)
+}
+
+/// Attention of one sequence with at least one key: rows of `q`, `k`, `v` are its tokens, `h` heads are slices of each.
+///
+/// `score(head, query, key, product)` is what the softmax is over.
+pub(crate) fn attend(
+    [q, k, v]: [&[f32]; 3],
+    [sq, sk, h]: [usize; 3],
+    out: &mut [f32],
+    score: impl Fn(usize, usize, usize, f64) -> f64,
+) {
+    let (hidden, hidden_v) = (k.len() / sk, v.len() / sk);
+    let (d, dv) = (hidden / h, hidden_v / h);
+    for head in 0..h {
+        let query = Matrix::row_major(q.get(head * d..).unwrap_or(&[]), hidden);
+        let key = Matrix::transposed(&k[head * d..], hidden);
+        let mut scores = Vec::new();
+        multiply_unrounded([sq, sk, d], query, key, &mut scores);
+        for (row, s) in scores.chunks_exact_mut(sk).enumerate() {
+            for (j, s) in s.iter_mut().enumerate() {
+                *s = score(head, row, j, *s);
             }
-            let weights: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
-            let value = Matrix::row_major(&data[2][item * sk * hidden_v + head * dv..], hidden_v);
-            let result = multiply([sq, dv, sk], Matrix::row_major(&weights, sk), value);
-            if dv != 0 {
-                for (row, values) in result.chunks_exact(dv).enumerate() {
-                    let at = (item * sq + row) * hidden_v + head * dv;
-                    out[at..at + dv].copy_from_slice(values);
-                }
+            softmax_in_place(s);
+        }
+        let weights: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
+        let value = Matrix::row_major(&v[head * dv..], hidden_v);
+        let result = multiply([sq, dv, sk], Matrix::row_major(&weights, sk), value);
+        if dv != 0 {
+            for (row, values) in result.chunks_exact(dv).enumerate() {
+                let at = row * hidden_v + head * dv;
+                out[at..at + dv].copy_from_slice(values);
             }
         }
     }
-    call.tensor(&shape, out)
 }

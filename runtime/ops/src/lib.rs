@@ -30,6 +30,7 @@ mod microsoft;
 mod norm;
 mod number;
 mod operator;
+mod packed;
 mod pool;
 mod quant;
 mod reduce;

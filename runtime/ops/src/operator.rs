@@ -570,6 +570,14 @@ operators! {
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
     },
+    TokenPacking "token_packing" Lancet "TokenPacking" (1, 1) (2, 2) {
+        keep_first: Int = Int(0),
+    },
+    PackedAttention "packed_attention" Lancet "PackedAttention" (4, 6) (1, 1) {
+        num_heads: Int = Required,
+        scale: Float = Required,
+        masked_value: Float = Float(-3.402_823_5e38),
+    },
 }
 
 impl Operator {

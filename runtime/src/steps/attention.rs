@@ -1,12 +1,16 @@
-//! Attention: `softmax(scale q kᵀ + mask + bias) v` in each head.
+//! Attention: `softmax(scale q kᵀ + mask + bias) v` in each head of each sequence.
 //!
 //! The first loop has a task for each (sequence, head). It gathers the keys and values of its head from the panels into
 //! thread memory, then goes through the queries in tiles of [`QUERIES`], one lane each: scores `S[key][query]`, softmax over keys,
 //! context `C[feature][query]`. Contexts go to memory between the loops, `[sequence][head][feature][query]`; the second
 //! loop moves them into the panels of the output, where a panel may hold the ends of several sequences.
+//!
+//! Sequences are ranges of tokens. In a padded batch they are of one length, known when the step is bound; packed ones are
+//! given as data.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lancet_artifact::KernelSpec;
 use lancet_ops::{DataView, TensorView, with_elements};
@@ -27,18 +31,37 @@ pub(crate) struct Attention {
     scale: f32,
     masked_value: f32,
     n_heads: usize,
-    batch: usize,
-    /// Queries and keys of a sequence.
-    seq: [usize; 2],
+    n_threads: usize,
+    limit_bytes: u64,
     /// Features of a head in queries and keys, and in values.
     d: [usize; 2],
     shapes: [PanelShape; 4],
-    /// Contexts of each (sequence, head).
-    contexts: Parts,
+    sequences: Source,
     /// Features of each head in each panel of the output.
     outputs: Parts,
     product: Option<Kernel>,
     softmax: Option<Kernel>,
+    /// Operations of the last run, or of every run.
+    flops: AtomicU64,
+}
+
+/// Where the sequences are known from.
+enum Source {
+    Bound(Sequences),
+    /// Values with the first key, and the first query, of each sequence; without the latter every sequence has as many.
+    Data(usize, Option<usize>),
+}
+
+/// The sequences of a batch.
+struct Sequences {
+    /// Query and key tokens of each.
+    queries: Vec<Range<usize>>,
+    keys: Vec<Range<usize>>,
+    /// Contexts of each (sequence, head), and elements of all.
+    contexts: Parts,
+    n_contexts: usize,
+    /// For the one with most keys.
+    memory: Memory,
 }
 
 /// Where things lie in the memory of a thread, in elements.
@@ -88,45 +111,138 @@ impl Attention {
                 ))
             })
             .transpose()?;
-        let shapes = [q, k, v, out].map(|v| sizes.panels(v));
-        let d = [shapes[0].features / n_heads, shapes[2].features / n_heads];
-        let context = d[1] * seq_q.next_multiple_of(QUERIES);
-        let per_thread = Memory::new(seq_k, d).mask.end * sizes.shared.pool.threads();
-        let needed = (context * batch * n_heads)
-            .saturating_add(per_thread)
-            .saturating_mul(4);
-        let limit = sizes.shared.options.max_arena_bytes;
-        if needed as u64 > limit {
-            return Err(format!(
-                "needs {needed} bytes of scratch memory, the limit is {limit}"
-            ));
+        let parameters = (n_heads, scale, masked_value);
+        let mut step = Attention::new(sizes, parameters, mask, Source::Data(0, None));
+        let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
+        let sequences = step.laid_out(of_length(seq_q), of_length(seq_k))?;
+        step.count(&sequences);
+        step.sequences = Source::Bound(sequences);
+        step.bias = bias;
+        Ok(step)
+    }
+
+    /// Attention of packed sequences.
+    pub(super) fn bind_packed(
+        sizes: &Sizes<'_>,
+        parameters: (usize, f32, f32),
+    ) -> Result<Attention, String> {
+        let [q, k, v] = [0, 1, 2].map(|i| sizes.shape(sizes.required(i)));
+        let out = sizes.shape(sizes.output());
+        if k[0] != v[0] || q[0] != out[0] {
+            return Err(format!("shapes {q:?}, {k:?}, {v:?} and {out:?} do not fit"));
         }
+        let mask = sizes.input(5);
+        if let Some(mask) = mask
+            && sizes.shape(mask) != [k[0]]
+        {
+            let found = sizes.shape(mask);
+            return Err(format!("expected a mask of {} keys, found {found:?}", k[0]));
+        }
+        let source = Source::Data(sizes.required(3), sizes.input(4));
+        Ok(Attention::new(sizes, parameters, mask, source))
+    }
+
+    fn new(
+        sizes: &Sizes<'_>,
+        (n_heads, scale, masked_value): (usize, f32, f32),
+        mask: Option<usize>,
+        sequences: Source,
+    ) -> Attention {
+        let [q, k, v] = [0, 1, 2].map(|i| sizes.required(i));
+        let shapes = [q, k, v, sizes.output()].map(|v| sizes.panels(v));
+        let d = [shapes[0].features / n_heads, shapes[2].features / n_heads];
         let mut outputs = Vec::with_capacity(shapes[3].n_panels() * n_heads);
         for p in 0..shapes[3].n_panels() {
             outputs.extend((0..n_heads).map(|h| shapes[3].rows(p, h * d[1]..(h + 1) * d[1])));
         }
-        Ok(Attention {
+        Attention {
             q,
             k,
             v,
             mask,
-            bias,
+            bias: None,
             scale,
             masked_value,
             n_heads,
-            batch,
-            seq: [seq_q, seq_k],
+            n_threads: sizes.shared.pool.threads(),
+            limit_bytes: sizes.shared.options.max_arena_bytes,
             d,
             shapes,
-            contexts: Parts::new(
-                (0..batch * n_heads)
-                    .map(|i| i * context..(i + 1) * context)
-                    .collect(),
-            ),
+            sequences,
             outputs: Parts::new(outputs),
             product: sizes.kernel(KernelSpec::AttentionProduct),
             softmax: sizes.kernel(KernelSpec::AttentionSoftmax),
+            flops: AtomicU64::new(0),
+        }
+    }
+
+    /// Sequences of these tokens, with their memory.
+    fn laid_out(
+        &self,
+        queries: Vec<Range<usize>>,
+        keys: Vec<Range<usize>>,
+    ) -> Result<Sequences, String> {
+        let most_keys = keys.iter().map(Range::len).max().unwrap_or(0);
+        let memory = Memory::new(most_keys, self.d);
+        let mut contexts = Vec::with_capacity(queries.len() * self.n_heads);
+        let mut end = 0usize;
+        for queries in &queries {
+            let context = self.d[1] * queries.len().next_multiple_of(QUERIES);
+            for _ in 0..self.n_heads {
+                contexts.push(end..end.saturating_add(context));
+                end = end.saturating_add(context);
+            }
+        }
+        let needed = memory.mask.end.saturating_mul(self.n_threads);
+        let needed = needed.saturating_add(end).saturating_mul(4);
+        if needed as u64 > self.limit_bytes {
+            return Err(format!(
+                "needs {needed} bytes of scratch memory, the limit is {}",
+                self.limit_bytes
+            ));
+        }
+        Ok(Sequences {
+            queries,
+            keys,
+            contexts: Parts::new(contexts),
+            n_contexts: end,
+            memory,
         })
+    }
+
+    /// Sequences that begin where the values say.
+    fn from_data(
+        &self,
+        reads: &Reads<'_>,
+        starts: usize,
+        q_starts: Option<usize>,
+    ) -> Result<Sequences, String> {
+        let (n_queries, n_keys) = (self.shapes[0].tokens, self.shapes[1].tokens);
+        let keys = ranges(reads.view(starts), n_keys)?;
+        let queries = match q_starts {
+            Some(starts) => ranges(reads.view(starts), n_queries)?,
+            None => {
+                let each = n_queries.checked_div(keys.len()).unwrap_or(0);
+                (0..keys.len()).map(|i| i * each..(i + 1) * each).collect()
+            }
+        };
+        let n_covered = queries.last().map_or(0, |r| r.end);
+        if queries.len() != keys.len() || n_covered != n_queries {
+            return Err(format!(
+                "{} sequences of keys do not fit {n_queries} queries of {}",
+                keys.len(),
+                queries.len()
+            ));
+        }
+        self.laid_out(queries, keys)
+    }
+
+    /// Notes the operations of these sequences.
+    fn count(&self, sequences: &Sequences) {
+        let pairs = (sequences.queries.iter().zip(&sequences.keys)).map(|(q, k)| q.len() * k.len());
+        let per_pair = 2 * self.n_heads * (self.d[0] + self.d[1]);
+        let flops = pairs.sum::<usize>() * per_pair;
+        self.flops.store(flops as u64, Ordering::Relaxed);
     }
 
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
@@ -134,7 +250,7 @@ impl Attention {
     }
 
     pub(super) fn flops(&self) -> u64 {
-        2 * (self.batch * self.n_heads * self.seq[0] * self.seq[1] * (self.d[0] + self.d[1])) as u64
+        self.flops.load(Ordering::Relaxed)
     }
 
     pub(super) fn run(
@@ -143,23 +259,30 @@ impl Attention {
         out: &mut [f32],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        let memory = Memory::new(self.seq[1], self.d);
-        let context_len = self.d[1] * self.seq[0].next_multiple_of(QUERIES);
+        let given;
+        let sequences = match &self.sequences {
+            Source::Bound(sequences) => sequences,
+            Source::Data(starts, q_starts) => {
+                given = self
+                    .from_data(reads, *starts, *q_starts)
+                    .map_err(Failure::Message)?;
+                self.count(&given);
+                &given
+            }
+        };
         let contexts = &mut *workers.between;
-        let n_contexts = self.batch * self.n_heads * context_len;
-        if contexts.len() < n_contexts {
-            contexts.resize(n_contexts, 0.0);
+        if contexts.len() < sequences.n_contexts {
+            contexts.resize(sequences.n_contexts, 0.0);
         }
         let per_thread = workers.scratch;
         workers
             .team
-            .for_each_part(&self.contexts, contexts, |task, thread, context| {
-                let (item, head) = (task / self.n_heads, task % self.n_heads);
-                let mut floats = scratch(per_thread, thread, memory.mask.end);
-                self.head(reads, [item, head], &memory, &mut floats, context);
+            .for_each_part(&sequences.contexts, contexts, |task, thread, context| {
+                let of = [task / self.n_heads, task % self.n_heads];
+                let mut floats = scratch(per_thread, thread, sequences.memory.mask.end);
+                self.head(reads, sequences, of, &mut floats, context);
             })?;
-        let contexts = &contexts[..n_contexts];
-        let (seq_q, seq_padded) = (self.seq[0], self.seq[0].next_multiple_of(QUERIES));
+        let contexts = &contexts[..sequences.n_contexts];
         let shape = &self.shapes[3];
         workers
             .team
@@ -167,18 +290,22 @@ impl Attention {
                 let (p, head) = (task / self.n_heads, task % self.n_heads);
                 let (first, stride) = (p * shape.width, shape.stride(p));
                 let mut lane = 0;
+                let queries = &sequences.queries;
+                let mut item = queries.partition_point(|q| q.end <= first);
                 while lane < shape.tokens_in(p) {
-                    let (item, query) = ((first + lane) / seq_q, (first + lane) % seq_q);
-                    let len = (shape.tokens_in(p) - lane).min(seq_q - query);
-                    let context =
-                        &contexts[(item * self.n_heads + head) * context_len..][..context_len];
-                    for (y, c) in y
-                        .chunks_exact_mut(stride)
-                        .zip(context.chunks_exact(seq_padded))
-                    {
+                    let of_item = &queries[item];
+                    let query = first + lane - of_item.start;
+                    let len = (shape.tokens_in(p) - lane).min(of_item.len() - query);
+                    let padded = of_item.len().next_multiple_of(QUERIES);
+                    let context = &contexts[sequences.contexts.range(item * self.n_heads + head)];
+                    for (y, c) in y.chunks_exact_mut(stride).zip(context.chunks_exact(padded)) {
                         y[lane..lane + len].copy_from_slice(&c[query..query + len]);
                     }
                     lane += len;
+                    item += 1;
+                    while item < queries.len() && queries[item].is_empty() {
+                        item += 1;
+                    }
                 }
             })?;
         Ok(())
@@ -188,12 +315,14 @@ impl Attention {
     fn head(
         &self,
         reads: &Reads<'_>,
+        sequences: &Sequences,
         [item, head]: [usize; 2],
-        memory: &Memory,
         floats: &mut [f32],
         context: &mut [f32],
     ) {
-        let ([seq_q, seq_k], [d, dv]) = (self.seq, self.d);
+        let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
+        let memory = &sequences.memory;
+        let ([seq_q, seq_k], [d, dv]) = ([queries_of.len(), keys_of.len()], self.d);
         if seq_q == 0 || dv == 0 {
             return;
         }
@@ -202,11 +331,10 @@ impl Attention {
             return;
         }
         let (keys_stride, values_stride) = (memory.keys_stride(d), memory.values_stride(dv));
-        let tokens = item * seq_k..(item + 1) * seq_k;
         gather(
             reads.panels(self.k),
             &self.shapes[1],
-            tokens.clone(),
+            keys_of.clone(),
             head * d..(head + 1) * d,
             &mut floats[memory.keys.clone()],
             keys_stride,
@@ -214,12 +342,12 @@ impl Attention {
         gather(
             reads.panels(self.v),
             &self.shapes[2],
-            tokens,
+            keys_of.clone(),
             head * dv..(head + 1) * dv,
             &mut floats[memory.values.clone()],
             values_stride,
         );
-        self.fill_mask(reads, item, &mut floats[memory.mask.clone()]);
+        self.fill_mask(reads, keys_of, &mut floats[memory.mask.clone()]);
         let q = reads.panels(self.q);
         for first in (0..seq_q).step_by(QUERIES) {
             let n = QUERIES.min(seq_q - first);
@@ -230,11 +358,11 @@ impl Attention {
             if n < QUERIES {
                 queries.fill(0.0);
             }
-            let tokens = item * seq_q + first..item * seq_q + first + n;
+            let start = queries_of.start + first;
             gather(
                 q,
                 &self.shapes[0],
-                tokens,
+                start..start + n,
                 head * d..(head + 1) * d,
                 queries,
                 QUERIES,
@@ -251,7 +379,11 @@ impl Attention {
                 d,
                 scores,
             );
-            let scale = self.add_bias(reads, [item, head, first, n], scores);
+            let scale = self.add_bias(
+                reads,
+                [item, head, first, n],
+                &mut scores[..seq_k * QUERIES],
+            );
             let mut sums = [0.0; QUERIES];
             match &self.softmax {
                 Some(kernel) => kernel.attention_softmax(
@@ -290,10 +422,10 @@ impl Attention {
     }
 
     /// What is added to the score of each key.
-    fn fill_mask(&self, reads: &Reads<'_>, item: usize, out: &mut [f32]) {
-        let n = self.seq[1];
+    fn fill_mask(&self, reads: &Reads<'_>, keys: &Range<usize>, out: &mut [f32]) {
+        let out = &mut out[..keys.len()];
         let Some(mask) = self.mask else {
-            out[..n].fill(0.0);
+            out.fill(0.0);
             return;
         };
         let seen = |mask: TensorView<'_>, i: usize| match mask.data() {
@@ -301,8 +433,8 @@ impl Attention {
             data => with_elements!(data, v => v[i] != Default::default()),
         };
         let mask = reads.view(mask);
-        for (key, out) in out[..n].iter_mut().enumerate() {
-            *out = if seen(mask, item * n + key) {
+        for (key, out) in keys.clone().zip(out) {
+            *out = if seen(mask, key) {
                 0.0
             } else {
                 self.masked_value
@@ -322,11 +454,7 @@ impl Attention {
         };
         let bias = reads.f32(*bias);
         let start = item * strides[0] + head * strides[1] + first * strides[2];
-        for (key, scores) in scores
-            .chunks_exact_mut(QUERIES)
-            .take(self.seq[1])
-            .enumerate()
-        {
+        for (key, scores) in scores.chunks_exact_mut(QUERIES).enumerate() {
             for (query, score) in scores[..n].iter_mut().enumerate() {
                 *score = *score * self.scale + bias[start + query * strides[2] + key * strides[3]];
             }
@@ -350,6 +478,26 @@ impl Attention {
             c.copy_from_slice(&sums);
         }
     }
+}
+
+/// The ranges of `n_tokens` tokens that begin at these starts.
+fn ranges(starts: TensorView<'_>, n_tokens: usize) -> Result<Vec<Range<usize>>, String> {
+    let starts = starts.as_slice::<i64>().unwrap_or(&[]);
+    let start = |i: usize| match starts.get(i) {
+        Some(&start) => usize::try_from(start).ok().filter(|&s| s <= n_tokens),
+        None => Some(n_tokens),
+    };
+    let mut found = Vec::with_capacity(starts.len());
+    for i in 0..starts.len() {
+        match (start(i), start(i + 1)) {
+            (Some(a), Some(b)) if a <= b && (i > 0 || a == 0) => found.push(a..b),
+            _ => return Err("expected ascending starts of sequences, from 0".to_owned()),
+        }
+    }
+    if found.is_empty() && n_tokens != 0 {
+        return Err(format!("{n_tokens} tokens belong to no sequence"));
+    }
+    Ok(found)
 }
 
 /// `a(i, j) = a[i * row + j * step]` for `n` rows i.

@@ -226,6 +226,14 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             let parameters = (*num_heads as usize, *scale, *masked_value);
             Bound::Attention(attention::Attention::bind(sizes, parameters)?)
         }
+        StepKind::PackedAttention {
+            num_heads,
+            scale,
+            masked_value,
+        } => {
+            let parameters = (*num_heads as usize, *scale, *masked_value);
+            Bound::Attention(attention::Attention::bind_packed(sizes, parameters)?)
+        }
         StepKind::Activation { kind } => {
             Bound::Activation(activation::Activate::bind(sizes, *kind)?)
         }

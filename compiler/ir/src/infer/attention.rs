@@ -340,3 +340,33 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
     Ok(value(DType::F32, shape, None))
 }
+
+/// `TokenPacking`: how many tokens of `mask[n, s]` are computed is not known; they start at `i64[n]`.
+pub(super) fn token_packing(call: &mut Call<'_>) -> Many {
+    call.expect(0, Class::BoolOrInteger)?;
+    let [n, _] = call.dims::<2>(0)?;
+    let n = n.clone();
+    let places = value(DType::I64, vec![call.fresh()], None);
+    Ok(vec![places, value(DType::I64, vec![n], None)])
+}
+
+/// `PackedAttention`: `q[tq, hidden], k[t, hidden], v[t, hidden_v], starts[n], q_starts[n], key_mask[t]` give `[tq, hidden_v]`.
+pub(super) fn packed_attention(call: &Call<'_>) -> One {
+    for i in 0..3 {
+        call.expect_dtype(i, DType::F32)?;
+    }
+    let ([tq, hidden], [t, _]) = (call.dims::<2>(0)?, call.dims::<2>(1)?);
+    let [_, hidden_v] = call.dims::<2>(2)?;
+    call.expect_shape(1, &[t.clone(), hidden.clone()])?;
+    call.expect_shape(2, &[t.clone(), hidden_v.clone()])?;
+    let heads = count(call, "num_heads")?;
+    head_size(call, 0, hidden, heads)?;
+    head_size(call, 2, hidden_v, heads)?;
+    call.expect_dtype(3, DType::I64)?;
+    let [n] = call.dims::<1>(3)?;
+    call.expect_dtype(4, DType::I64)?;
+    call.expect_shape(4, std::slice::from_ref(n))?;
+    call.expect(5, Class::BoolOrInteger)?;
+    call.expect_shape(5, std::slice::from_ref(t))?;
+    Ok(value(DType::F32, vec![tq.clone(), hidden_v.clone()], None))
+}

@@ -263,6 +263,8 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::Linear => attention::linear(call),
         O::EmbeddingLookup => attention::embedding_lookup(call),
         O::ScaledDotProductAttention => attention::scaled_dot_product_attention(call),
+        O::TokenPacking => return attention::token_packing(call),
+        O::PackedAttention => attention::packed_attention(call),
     };
     Ok(vec![one?])
 }

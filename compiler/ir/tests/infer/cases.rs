@@ -272,5 +272,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::Linear => linear(r),
         O::EmbeddingLookup => embedding_lookup(r),
         O::ScaledDotProductAttention => scaled_dot_product_attention(r),
+        O::TokenPacking => token_packing(r),
+        O::PackedAttention => packed_attention(r),
     }
 }

@@ -258,3 +258,43 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
 }
+
+pub(crate) fn token_packing(r: &mut Random) -> Case {
+    let shape = [r.size(), r.size()];
+    Case::new(vec![r.tensor(DType::Bool, &shape)])
+        .results(2)
+        .int("keep_first", r.below(2) as i64)
+}
+
+pub(crate) fn packed_attention(r: &mut Random) -> Case {
+    let (n, h, d, dv) = (r.positive(), r.positive(), r.positive(), r.positive());
+    let starts = |r: &mut Random| {
+        let mut t = 0;
+        let starts: Vec<i64> = (0..n)
+            .map(|_| {
+                let start = t;
+                t += r.size() as i64;
+                start
+            })
+            .collect();
+        (Tensor::new([n], starts), t as usize)
+    };
+    let (keys, t) = starts(r);
+    let (queries, tq) = if r.chance(50) {
+        let (queries, tq) = starts(r);
+        (Some(queries), tq)
+    } else {
+        (None, n * r.size())
+    };
+    let mut case = Case::new(vec![
+        f32s(r, &[tq, h * d]),
+        f32s(r, &[t, h * d]),
+        f32s(r, &[t, h * dv]),
+    ]);
+    case.operands.push(Some(keys));
+    case.operands.push(queries);
+    case.operands.push(Some(r.tensor(DType::Bool, &[t])));
+    case.without(r, 5)
+        .int("num_heads", h as i64)
+        .set("scale", Attribute::Float(0.5))
+}

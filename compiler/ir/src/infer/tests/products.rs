@@ -243,5 +243,12 @@ fn sequences_and_attention() {
             &["f32[b, s, 8]", "f32[b, t, 8]", "f32[b, t, 6]", "bool[b, t]"],
             "f32[b, s, 6]",
         ),
+        (
+            O::PackedAttention,
+            &[("num_heads", int(2)), ("scale", Attribute::Float(0.5))],
+            &["f32[b, 8]", "f32[t, 8]", "f32[t, 6]", "i64[b]"],
+            "f32[b, 6]",
+        ),
+        (O::TokenPacking, &[], &["bool[b, s]"], "i64[u0]; i64[b]"),
     ]);
 }
