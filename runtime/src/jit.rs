@@ -284,7 +284,7 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
-    /// `c[i][t] = sum_j a[i * row + j * step] b[j][t]` for at least `n` rows i, `k` steps j and a tile of queries t.
+    /// `c[i][t] = sum_j a[i * row + j * step] b[j * b_row + t]` for at least `n` rows i, `k` steps j and a tile of queries t.
     ///
     /// # Panics
     /// If an operand is shorter than the kernel reads or writes: rows go up to a multiple of [`ROWS`].
@@ -292,7 +292,7 @@ impl Kernel {
         &self,
         a: &[f32],
         [row, step]: [usize; 2],
-        b: &[f32],
+        (b, b_row): (&[f32], usize),
         k: usize,
         n: usize,
         c: &mut [f32],
@@ -308,8 +308,7 @@ impl Kernel {
         }
         let last = (tiles * ROWS - 1) * row + k.saturating_sub(1) * step;
         assert!(
-            (k == 0 || last < a.len())
-                && b.len() >= k * QUERIES
+            (k == 0 || (last < a.len() && b.len() >= (k - 1) * b_row + QUERIES))
                 && c.len() >= tiles * ROWS * QUERIES,
             "{}: sizes do not fit",
             self.name
@@ -321,10 +320,10 @@ impl Kernel {
             k as u64,
             (row * 4) as u64,
             (step * 4) as u64,
-            (QUERIES * 4) as u64,
+            (b_row * 4) as u64,
             tiles as u64,
         ];
-        // SAFETY: the last element of a that the kernel reads is `last`, of b it reads `k` rows and of c it writes
+        // SAFETY: the last element of a that the kernel reads is `last`, of b it reads tiles of `k` rows and of c it writes
         // `tiles * ROWS` rows of `QUERIES` floats; all were just checked.
         unsafe { self.call(&args) }
     }

@@ -79,6 +79,21 @@ impl PanelShape {
         lanes.checked_mul(self.features)
     }
 
+    /// Where features of tokens lie side by side, `lanes` of them from the first token on: the elements from the first
+    /// feature to the last, and from one to the next. `None` if the tokens are in two panels or fewer lanes follow.
+    pub(crate) fn tile(
+        &self,
+        tokens: Range<usize>,
+        features: Range<usize>,
+        lanes: usize,
+    ) -> Option<(Range<usize>, usize)> {
+        let (p, lane) = (tokens.start / self.width, tokens.start % self.width);
+        let stride = self.stride(p);
+        let rows = self.rows(p, features);
+        (lane + lanes <= stride && lane + tokens.len() <= self.tokens_in(p))
+            .then(|| (rows.start + lane..rows.end, stride))
+    }
+
     /// Calls `f(start, first, stride, len)` for the runs of tokens `tokens` that lie in one panel each: token `start` and
     /// the `len - 1` after it have their features at `first`, `first + stride`, and so on.
     pub(crate) fn for_each_run(

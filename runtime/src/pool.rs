@@ -184,22 +184,13 @@ impl Team<'_> {
         out: &mut [T],
         task: impl Fn(usize, usize, &mut [T]) + Sync,
     ) -> Result<(), TaskPanicked> {
-        struct Pointer<T>(*mut T);
-        // SAFETY: the pointer is used only for disjoint parts of a slice that is borrowed mutably for the whole loop, and
-        // `T: Send` may be written from other threads.
-        unsafe impl<T: Send> Sync for Pointer<T> {}
-        impl<T> Pointer<T> {
-            fn get(&self) -> *mut T {
-                self.0
-            }
-        }
         assert!(
             parts.end <= out.len(),
             "parts end at {} of {} elements",
             parts.end,
             out.len()
         );
-        let base = Pointer(out.as_mut_ptr());
+        let base = Shared(out.as_mut_ptr());
         self.parallel_for(parts.ranges.len(), |i, thread| {
             let range = &parts.ranges[i];
             // SAFETY: the range ends within `out` (checked above), ranges of different tasks are disjoint (invariant of
@@ -209,6 +200,115 @@ impl Team<'_> {
             };
             task(i, thread, part);
         })
+    }
+
+    /// As [`for_each_part`](Team::for_each_part), with all parts of group `task_idx` lent to each task.
+    ///
+    /// # Panics
+    /// If a part lies outside `out`: a bug of the step that made the parts.
+    pub(crate) fn for_each_group<T: Send>(
+        &mut self,
+        groups: &Groups,
+        out: &mut [T],
+        task: impl Fn(usize, usize, Pieces<'_, T>) + Sync,
+    ) -> Result<(), TaskPanicked> {
+        let parts = &groups.parts;
+        assert!(
+            parts.end <= out.len(),
+            "parts end at {} of {} elements",
+            parts.end,
+            out.len()
+        );
+        let base = Shared(out.as_mut_ptr());
+        self.parallel_for(groups.len(), |i, thread| {
+            let ranges = &parts.ranges[groups.firsts[i]..groups.firsts[i + 1]];
+            // The ranges end within `out` (checked above), those of different tasks are disjoint (invariant of `Parts`),
+            // and each task index is claimed once: what `Pieces` asks for.
+            let base = base.get();
+            task(i, thread, Pieces { base, ranges });
+        })
+    }
+}
+
+/// The start of a slice whose disjoint parts several threads write.
+struct Shared<T>(*mut T);
+
+// SAFETY: the pointer is used only for disjoint parts of a slice that is borrowed mutably for the whole loop, and `T: Send`
+// may be written from other threads.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+/// Parts of a slice that are lent to one task.
+pub(crate) struct Pieces<'a, T> {
+    /// Of a slice in which all ranges lie, borrowed mutably, and used for nothing else within these ranges.
+    base: *mut T,
+    /// Pairwise disjoint.
+    ranges: &'a [Range<usize>],
+}
+
+impl<T> Pieces<'_, T> {
+    /// Number of pieces.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Piece `i`.
+    pub(crate) fn piece(&mut self, i: usize) -> &mut [T] {
+        let range = &self.ranges[i];
+        // SAFETY: the range is within the slice and nothing else uses its elements (invariants of the fields); `self` is
+        // borrowed for as long as the piece.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(range.start), range.len()) }
+    }
+}
+
+/// Parts in groups, one group for each task of a loop.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    parts: Parts,
+    /// Where each group begins among the parts, and where the last ends.
+    firsts: Vec<usize>,
+    /// Memory of the check that parts are disjoint.
+    order: Vec<usize>,
+}
+
+impl Groups {
+    fn len(&self) -> usize {
+        self.firsts.len().saturating_sub(1)
+    }
+
+    /// Part `i` of a group.
+    pub(crate) fn range(&self, group: usize, i: usize) -> Range<usize> {
+        self.parts.range(self.firsts[group] + i)
+    }
+
+    /// Takes these `(group, range)`, ordered by group, instead of what there was. Memory is used again.
+    ///
+    /// # Panics
+    /// If two ranges overlap or the order is another: a bug of the step that made them.
+    pub(crate) fn set(&mut self, ranges: impl Iterator<Item = (usize, Range<usize>)>) {
+        let (parts, firsts) = (&mut self.parts.ranges, &mut self.firsts);
+        parts.clear();
+        firsts.clear();
+        for (group, range) in ranges {
+            assert!(group + 1 >= firsts.len(), "group {group} is out of order");
+            firsts.resize(group + 1, parts.len());
+            parts.push(range);
+        }
+        firsts.push(parts.len());
+        self.order.clear();
+        self.order.extend(0..parts.len());
+        self.order.retain(|&i| !parts[i].is_empty());
+        self.order.sort_unstable_by_key(|&i| parts[i].start);
+        self.parts.end = 0;
+        for &i in &self.order {
+            assert!(self.parts.end <= parts[i].start, "parts overlap");
+            self.parts.end = parts[i].end;
+        }
     }
 }
 
@@ -397,6 +497,31 @@ mod tests {
             .for_each_part(&parts, &mut out, |i, _, part| part.fill(i + 1))
             .expect("no task panics");
         assert_eq!(out, [2, 2, 3, 3, 1, 1, 1, 0, 5, 5, 0]);
+    }
+
+    #[test]
+    fn groups_are_written_by_their_task() {
+        let pool = Pool::new(3);
+        let mut groups = Groups::default();
+        let mut out = vec![0usize; 11];
+        for _ in 0..2 {
+            groups.set([(0, 4..7), (0, 0..1), (1, 1..4), (3, 9..9), (3, 8..10)].into_iter());
+            pool.request()
+                .for_each_group(&groups, &mut out, |i, _, mut pieces| match i {
+                    0 => (0..2).for_each(|j| pieces.piece(j).fill(j + 1)),
+                    1 => pieces.piece(0).fill(3),
+                    2 => assert!(pieces.ranges.is_empty()),
+                    _ => (0..2).for_each(|j| pieces.piece(j).fill(5)),
+                })
+                .expect("no task panics");
+            assert_eq!(out, [2, 3, 3, 3, 1, 1, 1, 0, 5, 5, 0]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn overlapping_groups_are_refused() {
+        Groups::default().set([(0, 0..3), (1, 5..6), (2, 2..4)].into_iter());
     }
 
     #[test]

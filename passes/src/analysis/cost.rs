@@ -19,8 +19,12 @@ pub const TOKENS: usize = 32;
 /// Tokens of one vector.
 const LANES: usize = 8;
 
-/// Columns after which the kernels for zeros, and the dense one, begin again at the first row.
+/// Columns after which the kernels for zeros begin again at the first row: with more weights than [`FEW`], and with fewer.
 const K_BLOCKS: (usize, usize) = (192, 256);
+const FEW: f64 = 0.15;
+
+/// The same for the dense kernel.
+const DENSE_K_BLOCK: usize = 256;
 
 /// Bytes of weights that stay near the core between two panels.
 const NEAR_BYTES: f64 = 400e3;
@@ -77,8 +81,9 @@ impl Kernel {
             Kernel::Inputs4 => (2.0, 4.5),
         };
         let k_block = match self {
-            Kernel::Dense => K_BLOCKS.1,
-            Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => K_BLOCKS.0,
+            Kernel::Dense => DENSE_K_BLOCK,
+            _ if pattern.nnz as f64 <= FEW * (pattern.n * pattern.k) as f64 => K_BLOCKS.1,
+            _ => K_BLOCKS.0,
         };
         Work {
             weights,

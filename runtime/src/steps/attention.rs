@@ -2,22 +2,22 @@
 //!
 //! The first loop has a task for each (sequence, head). It gathers the keys and values of its head from the panels into
 //! thread memory, then goes through the queries in tiles of [`QUERIES`], one lane each: scores `S[key][query]`, softmax over keys,
-//! context `C[feature][query]`. Contexts go to memory between the loops, `[sequence][head][feature][query]`; the second
-//! loop moves them into the panels of the output, where a panel may hold the ends of several sequences.
+//! context `C[feature][query]`. Where no panel holds tokens of two sequences, contexts go to the panels of the output.
+//! Otherwise they go to memory between the loops, `[sequence][head][feature][query]`, and a second loop moves them.
 //!
 //! Sequences are ranges of tokens. In a padded batch they are of one length, known when the step is bound; packed ones are
 //! given as data.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lancet_artifact::KernelSpec;
 use lancet_ops::{DataView, TensorView, with_elements};
 
 use crate::jit::{Kernel, QUERIES, ROWS};
 use crate::panels::PanelShape;
-use crate::pool::Parts;
+use crate::pool::{Groups, Parts, Pieces};
 use crate::session::Reads;
 use crate::steps::embedding_lookup::broadcast_strides;
 use crate::steps::{Failure, Sizes, Workers, scratch};
@@ -36,7 +36,11 @@ pub(crate) struct Attention {
     /// Features of a head in queries and keys, and in values.
     d: [usize; 2],
     shapes: [PanelShape; 4],
-    sequences: Source,
+    /// Where sequences begin, if it is data: values with the first key, and the first query, of each; without the latter
+    /// every sequence has as many.
+    starts: Option<(usize, Option<usize>)>,
+    /// Those of the last request, or of every request.
+    sequences: Mutex<Sequences>,
     /// Features of each head in each panel of the output.
     outputs: Parts,
     product: Option<Kernel>,
@@ -45,26 +49,24 @@ pub(crate) struct Attention {
     flops: AtomicU64,
 }
 
-/// Where the sequences are known from.
-enum Source {
-    Bound(Sequences),
-    /// Values with the first key, and the first query, of each sequence; without the latter every sequence has as many.
-    Data(usize, Option<usize>),
-}
-
-/// The sequences of a batch.
+/// The sequences of a batch. Memory is used again from request to request.
+#[derive(Default)]
 struct Sequences {
     /// Query and key tokens of each.
     queries: Vec<Range<usize>>,
     keys: Vec<Range<usize>>,
-    /// Contexts of each (sequence, head), and elements of all.
-    contexts: Parts,
-    n_contexts: usize,
-    /// For the one with most keys.
+    /// Whether no panel of the output holds tokens of two sequences.
+    aligned: bool,
+    /// For each (sequence, head), where its contexts go: into the panels of the output if these are `aligned`, otherwise
+    /// into the memory between the loops.
+    contexts: Groups,
+    /// Elements of the memory between the loops, and of that of a thread.
+    n_between: usize,
     memory: Memory,
 }
 
 /// Where things lie in the memory of a thread, in elements.
+#[derive(Default)]
 struct Memory {
     keys: Range<usize>,
     values: Range<usize>,
@@ -112,11 +114,15 @@ impl Attention {
             })
             .transpose()?;
         let parameters = (n_heads, scale, masked_value);
-        let mut step = Attention::new(sizes, parameters, mask, Source::Data(0, None));
+        let mut step = Attention::new(sizes, parameters, mask, None);
         let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
-        let sequences = step.laid_out(of_length(seq_q), of_length(seq_k))?;
-        step.count(&sequences);
-        step.sequences = Source::Bound(sequences);
+        let mut sequences = Sequences {
+            queries: of_length(seq_q),
+            keys: of_length(seq_k),
+            ..Sequences::default()
+        };
+        step.lay_out(&mut sequences)?;
+        step.sequences = Mutex::new(sequences);
         step.bias = bias;
         Ok(step)
     }
@@ -138,15 +144,15 @@ impl Attention {
             let found = sizes.shape(mask);
             return Err(format!("expected a mask of {} keys, found {found:?}", k[0]));
         }
-        let source = Source::Data(sizes.required(3), sizes.input(4));
-        Ok(Attention::new(sizes, parameters, mask, source))
+        let starts = (sizes.required(3), sizes.input(4));
+        Ok(Attention::new(sizes, parameters, mask, Some(starts)))
     }
 
     fn new(
         sizes: &Sizes<'_>,
         (n_heads, scale, masked_value): (usize, f32, f32),
         mask: Option<usize>,
-        sequences: Source,
+        starts: Option<(usize, Option<usize>)>,
     ) -> Attention {
         let [q, k, v] = [0, 1, 2].map(|i| sizes.required(i));
         let shapes = [q, k, v, sizes.output()].map(|v| sizes.panels(v));
@@ -168,7 +174,8 @@ impl Attention {
             limit_bytes: sizes.shared.options.max_arena_bytes,
             d,
             shapes,
-            sequences,
+            starts,
+            sequences: Mutex::default(),
             outputs: Parts::new(outputs),
             product: sizes.kernel(KernelSpec::AttentionProduct),
             softmax: sizes.kernel(KernelSpec::AttentionSoftmax),
@@ -176,56 +183,70 @@ impl Attention {
         }
     }
 
-    /// Sequences of these tokens, with their memory.
-    fn laid_out(
-        &self,
-        queries: Vec<Range<usize>>,
-        keys: Vec<Range<usize>>,
-    ) -> Result<Sequences, String> {
+    /// Finds where the contexts of these queries and keys go, and what memory they need.
+    fn lay_out(&self, sequences: &mut Sequences) -> Result<(), String> {
+        let (queries, keys) = (&sequences.queries, &sequences.keys);
         let most_keys = keys.iter().map(Range::len).max().unwrap_or(0);
-        let memory = Memory::new(most_keys, self.d);
-        let mut contexts = Vec::with_capacity(queries.len() * self.n_heads);
-        let mut end = 0usize;
-        for queries in &queries {
-            let context = self.d[1] * queries.len().next_multiple_of(QUERIES);
-            for _ in 0..self.n_heads {
-                contexts.push(end..end.saturating_add(context));
-                end = end.saturating_add(context);
-            }
+        sequences.memory = Memory::new(most_keys, self.d);
+        let (out, dv) = (&self.shapes[3], self.d[1]);
+        sequences.aligned = (queries.iter()).all(|q| q.is_empty() || q.start % out.width == 0);
+        let each_head = || {
+            let heads = |(item, queries)| (0..self.n_heads).map(move |head| (item, head, queries));
+            queries.iter().enumerate().flat_map(heads)
+        };
+        if sequences.aligned {
+            sequences.n_between = 0;
+            let panels = each_head().flat_map(|(item, head, queries)| {
+                let panels = queries.start / out.width..queries.end.div_ceil(out.width);
+                let panels = if queries.is_empty() { 0..0 } else { panels };
+                let rows = move |p| out.rows(p, head * dv..(head + 1) * dv);
+                panels.map(move |p| (item * self.n_heads + head, rows(p)))
+            });
+            sequences.contexts.set(panels);
+        } else {
+            let mut end = 0usize;
+            sequences
+                .contexts
+                .set(each_head().map(|(item, head, queries)| {
+                    let start = end;
+                    end = end.saturating_add(dv * queries.len().next_multiple_of(QUERIES));
+                    (item * self.n_heads + head, start..end)
+                }));
+            sequences.n_between = end;
         }
-        let needed = memory.mask.end.saturating_mul(self.n_threads);
-        let needed = needed.saturating_add(end).saturating_mul(4);
+        let needed = sequences.memory.mask.end.saturating_mul(self.n_threads);
+        let needed = needed.saturating_add(sequences.n_between).saturating_mul(4);
         if needed as u64 > self.limit_bytes {
             return Err(format!(
                 "needs {needed} bytes of scratch memory, the limit is {}",
                 self.limit_bytes
             ));
         }
-        Ok(Sequences {
-            queries,
-            keys,
-            contexts: Parts::new(contexts),
-            n_contexts: end,
-            memory,
-        })
+        let pairs = (queries.iter().zip(keys)).map(|(q, k)| q.len() * k.len());
+        let per_pair = 2 * self.n_heads * (self.d[0] + self.d[1]);
+        let flops = pairs.sum::<usize>() * per_pair;
+        self.flops.store(flops as u64, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Sequences that begin where the values say.
-    fn from_data(
+    /// Takes the sequences that begin where the values say.
+    fn read_sequences(
         &self,
+        sequences: &mut Sequences,
         reads: &Reads<'_>,
-        starts: usize,
-        q_starts: Option<usize>,
-    ) -> Result<Sequences, String> {
+        (starts, q_starts): (usize, Option<usize>),
+    ) -> Result<(), String> {
         let (n_queries, n_keys) = (self.shapes[0].tokens, self.shapes[1].tokens);
-        let keys = ranges(reads.view(starts), n_keys)?;
-        let queries = match q_starts {
-            Some(starts) => ranges(reads.view(starts), n_queries)?,
+        let Sequences { queries, keys, .. } = sequences;
+        read_ranges(reads.view(starts), n_keys, keys)?;
+        match q_starts {
+            Some(starts) => read_ranges(reads.view(starts), n_queries, queries)?,
             None => {
                 let each = n_queries.checked_div(keys.len()).unwrap_or(0);
-                (0..keys.len()).map(|i| i * each..(i + 1) * each).collect()
+                queries.clear();
+                queries.extend((0..keys.len()).map(|i| i * each..(i + 1) * each));
             }
-        };
+        }
         let n_covered = queries.last().map_or(0, |r| r.end);
         if queries.len() != keys.len() || n_covered != n_queries {
             return Err(format!(
@@ -234,15 +255,7 @@ impl Attention {
                 queries.len()
             ));
         }
-        self.laid_out(queries, keys)
-    }
-
-    /// Notes the operations of these sequences.
-    fn count(&self, sequences: &Sequences) {
-        let pairs = (sequences.queries.iter().zip(&sequences.keys)).map(|(q, k)| q.len() * k.len());
-        let per_pair = 2 * self.n_heads * (self.d[0] + self.d[1]);
-        let flops = pairs.sum::<usize>() * per_pair;
-        self.flops.store(flops as u64, Ordering::Relaxed);
+        self.lay_out(sequences)
     }
 
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
@@ -259,30 +272,33 @@ impl Attention {
         out: &mut [f32],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        let given;
-        let sequences = match &self.sequences {
-            Source::Bound(sequences) => sequences,
-            Source::Data(starts, q_starts) => {
-                given = self
-                    .from_data(reads, *starts, *q_starts)
-                    .map_err(Failure::Message)?;
-                self.count(&given);
-                &given
-            }
-        };
-        let contexts = &mut *workers.between;
-        if contexts.len() < sequences.n_contexts {
-            contexts.resize(sequences.n_contexts, 0.0);
+        let mut sequences = self
+            .sequences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(starts) = self.starts {
+            self.read_sequences(&mut sequences, reads, starts)
+                .map_err(Failure::Message)?;
         }
+        let sequences = &*sequences;
         let per_thread = workers.scratch;
-        workers
-            .team
-            .for_each_part(&sequences.contexts, contexts, |task, thread, context| {
-                let of = [task / self.n_heads, task % self.n_heads];
-                let mut floats = scratch(per_thread, thread, sequences.memory.mask.end);
-                self.head(reads, sequences, of, &mut floats, context);
-            })?;
-        let contexts = &contexts[..sequences.n_contexts];
+        let head = |task: usize, thread: usize, mut contexts: Pieces<'_, f32>| {
+            let of = [task / self.n_heads, task % self.n_heads];
+            let mut floats = scratch(per_thread, thread, sequences.memory.mask.end);
+            self.head(reads, sequences, of, &mut floats, &mut contexts);
+        };
+        if sequences.aligned {
+            workers
+                .team
+                .for_each_group(&sequences.contexts, out, head)?;
+            return Ok(());
+        }
+        let contexts = &mut *workers.between;
+        if contexts.len() < sequences.n_between {
+            contexts.resize(sequences.n_between, 0.0);
+        }
+        (workers.team).for_each_group(&sequences.contexts, contexts, head)?;
+        let contexts = &contexts[..sequences.n_between];
         let shape = &self.shapes[3];
         workers
             .team
@@ -297,7 +313,8 @@ impl Attention {
                     let query = first + lane - of_item.start;
                     let len = (shape.tokens_in(p) - lane).min(of_item.len() - query);
                     let padded = of_item.len().next_multiple_of(QUERIES);
-                    let context = &contexts[sequences.contexts.range(item * self.n_heads + head)];
+                    let context =
+                        &contexts[sequences.contexts.range(item * self.n_heads + head, 0)];
                     for (y, c) in y.chunks_exact_mut(stride).zip(context.chunks_exact(padded)) {
                         y[lane..lane + len].copy_from_slice(&c[query..query + len]);
                     }
@@ -318,7 +335,7 @@ impl Attention {
         sequences: &Sequences,
         [item, head]: [usize; 2],
         floats: &mut [f32],
-        context: &mut [f32],
+        contexts: &mut Pieces<'_, f32>,
     ) {
         let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
         let memory = &sequences.memory;
@@ -327,7 +344,7 @@ impl Attention {
             return;
         }
         if seq_k == 0 {
-            context.fill(0.0);
+            (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
             return;
         }
         let (keys_stride, values_stride) = (memory.keys_stride(d), memory.values_stride(dv));
@@ -355,18 +372,20 @@ impl Attention {
             let (queries, tile) = tile.split_at_mut(memory.queries.len());
             let (scores, tile) = tile.split_at_mut(memory.scores.len());
             let (result, mask) = tile.split_at_mut(memory.context.len());
-            if n < QUERIES {
-                queries.fill(0.0);
-            }
             let start = queries_of.start + first;
-            gather(
-                q,
-                &self.shapes[0],
-                start..start + n,
-                head * d..(head + 1) * d,
-                queries,
-                QUERIES,
-            );
+            let features = head * d..(head + 1) * d;
+            let b = self.shapes[0].tile(start..start + n, features.clone(), QUERIES);
+            let (b, b_row) = match b {
+                Some((range, stride)) => (&q[range], stride),
+                None => {
+                    if n < QUERIES {
+                        queries.fill(0.0);
+                    }
+                    let tokens = start..start + n;
+                    gather(q, &self.shapes[0], tokens, features, queries, QUERIES);
+                    (&*queries, QUERIES)
+                }
+            };
             let keys = &operands[memory.keys.clone()];
             self.product(
                 Strided {
@@ -375,7 +394,7 @@ impl Attention {
                     step: keys_stride,
                     n: seq_k,
                 },
-                queries,
+                (b, b_row),
                 d,
                 scores,
             );
@@ -407,14 +426,21 @@ impl Attention {
                     step: 1,
                     n: dv,
                 },
-                scores,
+                (scores, QUERIES),
                 seq_k,
                 result,
             );
-            let seq_padded = seq_q.next_multiple_of(QUERIES);
-            for (row, c) in result.chunks_exact(QUERIES).take(dv).enumerate() {
-                let out = &mut context[row * seq_padded + first..][..QUERIES];
-                for ((out, c), sum) in out.iter_mut().zip(c).zip(&sums) {
+            let (piece, lane, stride) = if sequences.aligned {
+                let width = self.shapes[3].width;
+                let stride = self.shapes[3].stride((queries_of.start + first) / width);
+                (first / width, first % width, stride)
+            } else {
+                (0, first, seq_q.next_multiple_of(QUERIES))
+            };
+            let out = contexts.piece(piece);
+            let lanes = lane..(lane + QUERIES).min(stride);
+            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                for ((out, c), sum) in out[lanes.clone()].iter_mut().zip(c).zip(&sums) {
                     *out = c * sum;
                 }
             }
@@ -463,15 +489,15 @@ impl Attention {
         1.0
     }
 
-    /// `c[i][t] = sum_j a(i, j) b[j][t]` for `n` rows i, `k` steps j and the queries t of a tile.
-    fn product(&self, a: Strided<'_>, b: &[f32], k: usize, c: &mut [f32]) {
+    /// `c[i][t] = sum_j a(i, j) b[j * b_row + t]` for `n` rows i, `k` steps j and the queries t of a tile.
+    fn product(&self, a: Strided<'_>, (b, b_row): (&[f32], usize), k: usize, c: &mut [f32]) {
         if let Some(kernel) = &self.product {
-            kernel.attention_product(a.a, [a.row, a.step], b, k, a.n, c);
+            kernel.attention_product(a.a, [a.row, a.step], (b, b_row), k, a.n, c);
             return;
         }
         for (i, c) in c.chunks_exact_mut(QUERIES).take(a.n).enumerate() {
             let mut sums = [0.0f32; QUERIES];
-            for (j, b) in b.chunks_exact(QUERIES).take(k).enumerate() {
+            for (j, b) in b.chunks(b_row).take(k).enumerate() {
                 let a = a.a[i * a.row + j * a.step];
                 sums.iter_mut().zip(b).for_each(|(s, b)| *s += a * b);
             }
@@ -481,23 +507,27 @@ impl Attention {
 }
 
 /// The ranges of `n_tokens` tokens that begin at these starts.
-fn ranges(starts: TensorView<'_>, n_tokens: usize) -> Result<Vec<Range<usize>>, String> {
+fn read_ranges(
+    starts: TensorView<'_>,
+    n_tokens: usize,
+    ranges: &mut Vec<Range<usize>>,
+) -> Result<(), String> {
     let starts = starts.as_slice::<i64>().unwrap_or(&[]);
     let start = |i: usize| match starts.get(i) {
         Some(&start) => usize::try_from(start).ok().filter(|&s| s <= n_tokens),
         None => Some(n_tokens),
     };
-    let mut found = Vec::with_capacity(starts.len());
+    ranges.clear();
     for i in 0..starts.len() {
         match (start(i), start(i + 1)) {
-            (Some(a), Some(b)) if a <= b && (i > 0 || a == 0) => found.push(a..b),
+            (Some(a), Some(b)) if a <= b && (i > 0 || a == 0) => ranges.push(a..b),
             _ => return Err("expected ascending starts of sequences, from 0".to_owned()),
         }
     }
-    if found.is_empty() && n_tokens != 0 {
+    if ranges.is_empty() && n_tokens != 0 {
         return Err(format!("{n_tokens} tokens belong to no sequence"));
     }
-    Ok(found)
+    Ok(())
 }
 
 /// `a(i, j) = a[i * row + j * step]` for `n` rows i.

@@ -143,7 +143,9 @@ impl MatMul {
             }
             let result = &mut result[..padded * QUERIES];
             match &self.product {
-                Some(kernel) => kernel.attention_product(a, [k, 1], tile, k, rows, result),
+                Some(kernel) => {
+                    kernel.attention_product(a, [k, 1], (tile, QUERIES), k, rows, result)
+                }
                 None => portable(a, tile, k, result),
             }
             for (to, from) in c.chunks_exact_mut(n).zip(result.chunks_exact(QUERIES)) {

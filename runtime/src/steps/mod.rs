@@ -34,7 +34,7 @@ pub(crate) enum Bound {
     EmbeddingLookup(embedding_lookup::EmbeddingLookup),
     Norm(norm::Norm),
     Linear(linear::Linear),
-    Attention(attention::Attention),
+    Attention(Box<attention::Attention>),
     Activation(activation::Activate),
     Binary(binary::Binary),
     MatMul(matmul::MatMul),
@@ -224,7 +224,8 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             masked_value,
         } => {
             let parameters = (*num_heads as usize, *scale, *masked_value);
-            Bound::Attention(attention::Attention::bind(sizes, parameters)?)
+            let step = attention::Attention::bind(sizes, parameters)?;
+            Bound::Attention(Box::new(step))
         }
         StepKind::PackedAttention {
             num_heads,
@@ -232,7 +233,8 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             masked_value,
         } => {
             let parameters = (*num_heads as usize, *scale, *masked_value);
-            Bound::Attention(attention::Attention::bind_packed(sizes, parameters)?)
+            let step = attention::Attention::bind_packed(sizes, parameters)?;
+            Bound::Attention(Box::new(step))
         }
         StepKind::Activation { kind } => {
             Bound::Activation(activation::Activate::bind(sizes, *kind)?)

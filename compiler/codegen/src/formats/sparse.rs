@@ -26,8 +26,13 @@ pub(crate) const ENTRY_BYTES: usize = 32;
 pub(crate) const GROUP_BYTES: usize = 16;
 /// Groups that kernels may read past the end of the table.
 pub(crate) const GROUPS_AHEAD: usize = 3;
-/// Columns of a k-block: 24 KB of a panel of 32 tokens, so that it stays in the first-level cache.
+/// Columns of a k-block of a matrix with many weights: 24 KB of a panel of 32 tokens, which the first-level cache keeps beside
+/// weights and outputs.
 const K_BLOCK: usize = 192;
+/// Columns of a k-block of a matrix with at most [`FEW`] of its weights: there what the cache loses costs less than
+/// beginning again at the first output.
+const K_BLOCK_OF_FEW: usize = 256;
+const FEW: f64 = 0.15;
 /// Row blocks are at most about this long: larger ones load x less often, and weights are read in order.
 const BLOCK_BYTES: usize = 576 << 10;
 /// Bytes that kernels may read past the last record.
@@ -210,7 +215,8 @@ pub(super) fn pack(
     w: &[f32],
 ) -> Result<PackedMatrix, FormatError> {
     let nnz = w.iter().filter(|w| **w != 0.0).count();
-    let cuts = k_blocks(k, K_BLOCK);
+    let few = nnz as f64 <= FEW * (n * k) as f64;
+    let cuts = k_blocks(k, if few { K_BLOCK_OF_FEW } else { K_BLOCK });
     let rows_per_strip = kind.rows();
     let cost: Vec<usize> = w
         .chunks(k * rows_per_strip)

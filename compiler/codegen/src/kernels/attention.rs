@@ -97,41 +97,57 @@ pub(super) fn softmax_program(name: String, vl: usize) -> Program {
     let (p, q, count) = (b.scalar(), b.scalar(), b.scalar());
     let scale = b.vector();
     b.broadcast(scale, at(params, 0));
-    for j in 0..QUERIES / vl {
-        let column = j as i32 * b.vector_bytes();
-        let (max, sum) = (b.vector(), b.vector());
-        b.constant(max, f32::NEG_INFINITY);
-        b.lea(p, at(s, column));
+    // Two vectors of queries at once: the latency of one hides behind the other.
+    let columns = QUERIES / vl;
+    for first in (0..columns).step_by(2) {
+        let at_column = |j: usize| ((first + j) * vl * 4) as i32;
+        let n = (columns - first).min(2);
+        let (max, sum) = (b.vectors(n), b.vectors(n));
+        for &max in &max {
+            b.constant(max, f32::NEG_INFINITY);
+        }
+        b.mov(p, s);
         b.mov(q, bias);
         b.mov(count, keys);
         b.repeat(count, |b| {
-            let (x, c) = (b.vector(), b.vector());
-            b.load(x, at(p, 0));
+            let c = b.vector();
             b.broadcast(c, at(q, 0));
-            b.fma(c, x, scale);
-            b.store(at(p, 0), c);
-            b.max(max, max, c);
-            b.free_vectors(&[x, c]);
+            for (j, &max) in max.iter().enumerate() {
+                let x = b.vector();
+                b.copy(x, c);
+                b.fma(x, scale, at(p, at_column(j)));
+                b.store(at(p, at_column(j)), x);
+                b.max(max, max, x);
+                b.free_vector(x);
+            }
+            b.free_vector(c);
             b.add_imm(p, (QUERIES * 4) as i32);
             b.add_imm(q, 4);
         });
-        b.zero(sum);
-        b.lea(p, at(s, column));
+        for &sum in &sum {
+            b.zero(sum);
+        }
+        b.mov(p, s);
         b.mov(count, keys);
         b.repeat(count, |b| {
-            let x = b.vector();
-            b.load(x, at(p, 0));
-            b.sub(x, x, max);
-            math::exp(b, x);
-            b.store(at(p, 0), x);
-            b.add(sum, sum, x);
-            b.free_vector(x);
+            for (j, (&max, &sum)) in max.iter().zip(&sum).enumerate() {
+                let x = b.vector();
+                b.load(x, at(p, at_column(j)));
+                b.sub(x, x, max);
+                math::exp_below_zero(b, x);
+                b.store(at(p, at_column(j)), x);
+                b.add(sum, sum, x);
+                b.free_vector(x);
+            }
             b.add_imm(p, (QUERIES * 4) as i32);
         });
-        b.constant(max, 1.0);
-        b.div(max, max, sum);
-        b.store(at(sums, column), max);
-        b.free_vectors(&[max, sum]);
+        for (j, (&max, &sum)) in max.iter().zip(&sum).enumerate() {
+            b.constant(max, 1.0);
+            b.div(max, max, sum);
+            b.store(at(sums, at_column(j)), max);
+        }
+        b.free_vectors(&max);
+        b.free_vectors(&sum);
     }
     b.finish()
 }

@@ -92,6 +92,15 @@ impl OddRational {
 /// Relative error below 2e-7. The argument is split as `n ln 2 + r` with `|r| <= ln 2 / 2`; adding 1.5 * 2^23 rounds
 /// `x / ln 2` to the integer `n`, whose low bits then shift into the exponent.
 pub(super) fn exp(b: &mut Builder, x: Vector) {
+    let t = b.vector();
+    b.constant(t, 88.3);
+    b.min(x, t, x);
+    b.free_vector(t);
+    exp_below_zero(b, x);
+}
+
+/// [`exp`] of an argument that is at most 88.3 as it stands.
+pub(super) fn exp_below_zero(b: &mut Builder, x: Vector) {
     const MAGIC: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -107,8 +116,6 @@ pub(super) fn exp(b: &mut Builder, x: Vector) {
     let (n, t, p) = (b.vector(), b.vector(), b.vector());
     b.constant(t, -87.3);
     b.max(x, t, x);
-    b.constant(t, 88.3);
-    b.min(x, t, x);
     b.constant(n, std::f32::consts::LOG2_E);
     b.mul(n, n, x);
     b.add(n, n, MAGIC);
