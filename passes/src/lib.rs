@@ -37,6 +37,7 @@ mod raise_gelu;
 mod raise_layer_norm;
 mod raise_linear;
 mod raise_padding_mask;
+mod raise_relative_bias;
 mod raise_rotary;
 mod registry;
 mod remark;

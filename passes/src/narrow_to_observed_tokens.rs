@@ -27,7 +27,7 @@
 //!
 //! Preconditions: the picked token is a constant position on axis 1 of a `[batch, sequence, features]` value; what is
 //! narrowed is used by nothing else. `linear`, `layer_normalization` over features, `add` of equal shapes, activations and the
-//! queries of attention without a bias commute; the pass stops at any other operator. Where a linear layer's result is
+//! queries of attention without a bias, or with one by distance, commute; the pass stops at any other operator. Where a linear layer's result is
 //! observed elsewhere too, the pass declines with a remark.
 //!
 //! Numeric effect: exact.
@@ -35,7 +35,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, Operator, Tensor};
 
 use crate::matcher::{axis_of, int_scalar, result};
@@ -149,6 +149,35 @@ fn commuting(graph: &Graph, root: NodeId) -> Vec<NodeId> {
     found
 }
 
+/// The part of a bias by distance that belongs to the query at `position`.
+fn distances_of(
+    graph: &mut Graph,
+    attention: NodeId,
+    relative: Value,
+    position: i64,
+) -> Result<Value, PassError> {
+    let tokens = |i: usize| {
+        graph
+            .operand(attention, i)
+            .map(|v| graph.shape(v)[1].clone())
+    };
+    let queries = tokens(0).filter(|_| position < 0);
+    let first = Dim::fixed(position).add(&queries.unwrap_or(Dim::fixed(0)));
+    let n = tokens(1).and_then(|keys| keys.add(&Dim::fixed(1)));
+    let (Some(first), Some(n)) = (first, n) else {
+        return Ok(relative);
+    };
+    let [zero, one] = [0, 1].map(|v| graph.add_const("", Arc::new(Tensor::scalar(v as i64))));
+    let first = graph.add(Op::Dims(vec![first]), &[])?;
+    let n = graph.add(Op::Dims(vec![n]), &[])?;
+    let n = graph.add(Op::View(Vec::new()), &[Some(result(n))])?;
+    let range = [zero, result(n), one];
+    let range = graph.apply(Operator::Range, Attributes::new(), &range)?;
+    let indices = graph.apply(Operator::Add, Attributes::new(), &[range, result(first)])?;
+    let axis = Attributes::new().with("axis", Attribute::Int(1));
+    Ok(graph.apply(Operator::Gather, axis, &[relative, indices])?)
+}
+
 /// Rebuilds `nodes` on one token; the value that stands for `x`, with one token.
 fn narrow(
     graph: &mut Graph,
@@ -175,6 +204,11 @@ fn narrow(
                 }
             };
             *operand = Some(to);
+        }
+        if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention)
+            && let Some(relative) = operands.get(5).copied().flatten()
+        {
+            operands[5] = Some(distances_of(graph, node, relative, position)?);
         }
         let rebuilt = graph.add(graph.op(node).clone(), &operands)?;
         let name = graph.node_name(node).to_owned();

@@ -136,6 +136,7 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         new: || Box::new(RaiseAttention),
     },
+    crate::raise_relative_bias::INFO,
     PassInfo {
         name: "raise-embedding",
         summary: "turn lookups of constant tables, and their sum, into one operator",

@@ -433,10 +433,13 @@ fn heads(graph: &mut Graph, node: NodeId, cx: &mut PassContext<'_>) -> Result<Ch
     if let (Some(units), Some(kept)) = (&a.values, &v_kept) {
         operands[2] = Some(units.narrowed(graph, kept)?);
     }
-    if let Some(bias) = operands.get(4).copied().flatten()
-        && live.len() < a.n_heads
-    {
-        operands[4] = Some(bias_of_heads(graph, bias, &live)?);
+    for (i, from_the_end) in [(4, 3), (5, 2)] {
+        if let Some(bias) = operands.get(i).copied().flatten()
+            && live.len() < a.n_heads
+        {
+            let axis = graph.ty(bias).rank().checked_sub(from_the_end);
+            operands[i] = Some(bias_of_heads(graph, bias, axis, &live)?);
+        }
     }
     let mut attributes = graph.attributes(node).clone();
     attributes.set("num_heads", Attribute::Int(live.len() as i64));
@@ -468,10 +471,14 @@ fn regroup_as(graph: &mut Graph, value: Value, like: Value) -> Result<Value, Pas
     Ok(crate::heads::view(graph, value, shape)?)
 }
 
-/// The bias of scores of these heads.
-fn bias_of_heads(graph: &mut Graph, bias: Value, heads: &[usize]) -> Result<Value, PassError> {
-    let rank = graph.ty(bias).rank();
-    let Some(axis) = rank.checked_sub(3) else {
+/// The bias of scores of these heads; `axis` is that of heads.
+fn bias_of_heads(
+    graph: &mut Graph,
+    bias: Value,
+    axis: Option<usize>,
+    heads: &[usize],
+) -> Result<Value, PassError> {
+    let Some(axis) = axis else {
         return Ok(bias);
     };
     if graph.shape(bias)[axis].as_fixed() == Some(1) {

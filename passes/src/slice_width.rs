@@ -122,10 +122,10 @@ fn heads(graph: &Graph, attention: NodeId, keep: f64) -> Result<Option<Cut>, &'s
         };
         producers.push((linear, n / n_heads * n_kept));
     }
-    if let Some(bias) = graph.operand(attention, 4) {
-        let shape = graph.shape(bias);
-        let per_head = 3 <= shape.len() && shape[shape.len() - 3].as_fixed() != Some(1);
-        if per_head {
+    for (operand, from_the_end) in [(4, 3), (5, 2)] {
+        let shape = graph.operand(attention, operand).map(|b| graph.shape(b));
+        let heads = shape.and_then(|s| s.get(s.len().checked_sub(from_the_end)?));
+        if heads.is_some_and(|h| h.as_fixed() != Some(1)) {
             return Err("its bias differs between heads");
         }
     }

@@ -307,13 +307,19 @@ impl Operands<'_> {
     }
 
     fn attention(&self, num_heads: usize) -> Result<(), String> {
-        self.counts(3, 5)?;
+        self.counts(3, 6)?;
         self.heads(num_heads, 3)?;
         self.mask(3, 2)?;
         if let Some(bias) = self.optional(4) {
             self.row_major_f32(bias)?;
             if self.rank(bias) > 4 {
                 return Err(format!("{}: expected at most rank 4", self.name(bias)));
+            }
+        }
+        if let Some(relative) = self.optional(5) {
+            self.row_major_f32(relative)?;
+            if self.rank(relative) != 2 {
+                return Err(format!("{}: expected rank 2", self.name(relative)));
             }
         }
         Ok(())

@@ -43,6 +43,12 @@ impl Affine {
         self.as_constant()?.as_fixed()
     }
 
+    /// What the index of an axis is multiplied by.
+    pub fn coefficient(&self, axis: usize) -> Dim {
+        let term = self.terms.iter().find(|(a, _)| *a == axis);
+        term.map_or(Dim::fixed(0), |(_, c)| c.clone())
+    }
+
     /// The axis, if this is its index plus a constant.
     pub fn as_index(&self) -> Option<(usize, &Dim)> {
         match self.terms.as_slice() {

@@ -7,7 +7,7 @@ use crate::layout::{
 use crate::matmul::{Matrix, multiply, multiply_unrounded};
 use crate::norm::softmax_in_place;
 use crate::special::{gelu, gelu_tanh, sigmoid};
-use crate::{DType, OpError};
+use crate::{DType, OpError, TensorView};
 
 /// `Linear`: `y = activation(x · wᵀ + bias) + residual`.
 ///
@@ -147,7 +147,12 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
 ///   the last dimension.
 /// * `key_mask`: `bool` or integer `[b, sk]`, optional: `masked_value` is added to the scores of keys where it is zero.
 /// * `bias`: `f32`, optional, broadcasts to `[b, num_heads, sq, sk]`.
+/// * `relative_bias`: `f32[1 or num_heads, sq + sk]`, optional: element `i - j + sk` is added to the score of query `i` and
+///   key `j`, so element 0 is not used. What it and the mask add together is no less than the least finite `f32` if
+///   `masked_value` is finite: a key that both mask is masked like the others.
 /// * Result: `f32[b, sq, hidden_v]`.
+///
+/// Memory is linear in `sq` and in `sk`.
 pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
     let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
     let data = [
@@ -177,7 +182,7 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
     let shape = [b, sq, hidden_v];
     let size = call.size(&shape, DType::F64)?;
     let scores_shape = [b, h, sq, sk];
-    call.size(&scores_shape, DType::F64)?;
+    call.size(&[ROWS.min(sq), sk], DType::F64)?;
     let masked_value = f64::from(call.float("masked_value"));
     let mask: Vec<f64> = match call.optional(3) {
         Some(m) if m.dtype().is_float() => return Err(call.dtype_error(3, m.dtype())),
@@ -197,9 +202,26 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
     let bias = match call.optional(4) {
         Some(bias) => {
             expect_broadcasts_to(call, bias.shape(), &scores_shape)?;
-            Some(expand(call.slice::<f32>(4)?, bias.shape(), &scores_shape))
+            let strides = broadcast_strides(bias.shape(), &scores_shape);
+            let strides: [usize; 4] = strides.try_into().expect("one for each axis of the scores");
+            Some((call.slice::<f32>(4)?, strides))
         }
         None => None,
+    };
+    let relative = match call.optional(5).as_ref().map(TensorView::shape) {
+        Some(&[n, distances]) if (n == 1 || n == h) && distances == sq + sk => {
+            Some((call.slice::<f32>(5)?, if n == 1 { 0 } else { distances }))
+        }
+        Some(found) => {
+            let message = format!("expected [1 or {h}, {}], found {found:?}", sq + sk);
+            return Err(call.shape_error(format!("relative bias: {message}")));
+        }
+        None => None,
+    };
+    let least = if masked_value.is_finite() {
+        f64::from(f32::MIN)
+    } else {
+        f64::NEG_INFINITY
     };
     let mut out = vec![0.0f32; size];
     if size == 0 || sk == 0 {
@@ -216,15 +238,23 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
             [sq, sk, h],
             &mut out[item * sq * hidden_v..(item + 1) * sq * hidden_v],
             |head, row, j, score| {
-                let at = ((item * h + head) * sq + row) * sk + j;
-                score * scale
-                    + mask[item * sk + j]
-                    + bias.as_ref().map_or(0.0, |b| f64::from(b[at]))
+                let mut added = mask[item * sk + j];
+                if let Some((r, stride)) = relative {
+                    added = (added + f64::from(r[head * stride + row + sk - j])).max(least);
+                }
+                if let Some((bias, [of_item, of_head, of_row, of_key])) = &bias {
+                    let at = item * of_item + head * of_head + row * of_row + j * of_key;
+                    added += f64::from(bias[at]);
+                }
+                score * scale + added
             },
         );
     }
     call.tensor(&shape, out)
 }
+
+/// Queries whose scores are held at once.
+const ROWS: usize = 64;
 
 /// Attention of one sequence with at least one key: rows of `q`, `k`, `v` are its tokens, `h` heads are slices of each.
 ///
@@ -237,23 +267,25 @@ pub(crate) fn attend(
 ) {
     let (hidden, hidden_v) = (k.len() / sk, v.len() / sk);
     let (d, dv) = (hidden / h, hidden_v / h);
-    for head in 0..h {
-        let query = Matrix::row_major(q.get(head * d..).unwrap_or(&[]), hidden);
+    for (head, first) in (0..h).flat_map(|head| (0..sq).step_by(ROWS).map(move |r| (head, r))) {
+        let rows = ROWS.min(sq - first);
+        let query = q.get(first * hidden + head * d..).unwrap_or(&[]);
+        let query = Matrix::row_major(query, hidden);
         let key = Matrix::transposed(&k[head * d..], hidden);
         let mut scores = Vec::new();
-        multiply_unrounded([sq, sk, d], query, key, &mut scores);
+        multiply_unrounded([rows, sk, d], query, key, &mut scores);
         for (row, s) in scores.chunks_exact_mut(sk).enumerate() {
             for (j, s) in s.iter_mut().enumerate() {
-                *s = score(head, row, j, *s);
+                *s = score(head, first + row, j, *s);
             }
             softmax_in_place(s);
         }
         let weights: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
         let value = Matrix::row_major(&v[head * dv..], hidden_v);
-        let result = multiply([sq, dv, sk], Matrix::row_major(&weights, sk), value);
+        let result = multiply([rows, dv, sk], Matrix::row_major(&weights, sk), value);
         if dv != 0 {
             for (row, values) in result.chunks_exact(dv).enumerate() {
-                let at = row * hidden_v + head * dv;
+                let at = (first + row) * hidden_v + head * dv;
                 out[at..at + dv].copy_from_slice(values);
             }
         }

@@ -565,7 +565,7 @@ operators! {
         activation: Str = Str("none"),
     },
     EmbeddingLookup "embedding_lookup" Lancet "EmbeddingLookup" (2, MANY) (1, 1) {},
-    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 5) (1, 1) {
+    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 6) (1, 1) {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),

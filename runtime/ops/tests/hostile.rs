@@ -380,7 +380,7 @@ const RIGHT: &[(&str, &str, &str)] = &[
     (
         "scaled_dot_product_attention",
         "num_heads=2",
-        "f32[2,3,4] f32[2,5,4] f32[2,5,2] bool[2,5] f32[1,1,3,5]",
+        "f32[2,3,4] f32[2,5,4] f32[2,5,2] bool[2,5] f32[1,1,3,5] f32[2,8]",
     ),
 ];
 

@@ -661,6 +661,36 @@ fn attention_splits_heads_and_masks_keys() {
 }
 
 #[test]
+fn attention_takes_a_bias_by_distance() {
+    let q = Tensor::new([1, 1, 2], vec![0.0f32, 0.0]);
+    let k = Tensor::new([1, 3, 2], vec![1.0f32; 6]);
+    let v = Tensor::new([1, 3, 2], vec![1.0f32, 10.0, 3.0, 30.0, 100.0, 1000.0]);
+    let attributes = int("num_heads", 2).with("scale", Attribute::Float(1.0));
+    let run = |mask: &Tensor, relative: &Tensor| {
+        let operands = [&q, &k, &v, mask].map(|t| Some(t.view()));
+        let operands = [&operands[..], &[None, Some(relative.view())]].concat();
+        evaluate(
+            Operator::ScaledDotProductAttention,
+            &attributes,
+            &operands,
+            1,
+        )
+    };
+    // The first head sees the key at distance 0 alone, the second those before it.
+    let lo = f32::MIN;
+    let relative = matrix(&[[7.0f32, lo, lo, 0.0], [7.0, 0.0, 0.0, lo]]);
+    let seen = matrix(&[[true, true, false]]);
+    let y = run(&seen, &relative).expect("evaluates");
+    assert_eq!(y, [Tensor::new([1, 1, 2], vec![1.0f32, 30.0])]);
+    // What both mask is masked like what one of them does.
+    let y = run(&matrix(&[[false, false, false]]), &relative).expect("evaluates");
+    let means = y[0].as_slice::<f32>().expect("f32");
+    assert!((means[0] - 104.0 / 3.0).abs() < 1e-4, "{means:?}");
+    let wrong = run(&seen, &matrix(&[[0.0f32; 5]]));
+    assert!(matches!(wrong, Err(OpError::Shape { .. })));
+}
+
+#[test]
 fn counts_and_types_of_attributes_are_checked() {
     let x = vector(&[1.0f32]);
     assert!(matches!(

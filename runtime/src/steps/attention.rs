@@ -5,6 +5,9 @@
 //! context `C[feature][query]`. Where no panel holds tokens of two sequences, contexts go to the panels of the output.
 //! Otherwise they go to memory between the loops, `[sequence][head][feature][query]`, and a second loop moves them.
 //!
+//! Memory is linear in the number of tokens: a tile holds the scores of [`QUERIES`] queries with all keys, and a bias that depends
+//! on the distance of query and key alone is read from one number for each distance.
+//!
 //! Sequences are ranges of tokens. In a padded batch they are of one length, known when the step is bound; packed ones are
 //! given as data.
 
@@ -28,6 +31,8 @@ pub(crate) struct Attention {
     v: usize,
     mask: Option<usize>,
     bias: Option<(usize, Vec<usize>)>,
+    /// A bias by distance, and its elements from one head to the next.
+    relative: Option<(usize, usize)>,
     scale: f32,
     masked_value: f32,
     n_heads: usize,
@@ -113,6 +118,16 @@ impl Attention {
                 ))
             })
             .transpose()?;
+        let relative = (sizes.input(5))
+            .map(|r| match *sizes.shape(r) {
+                [1, n] if n == seq_q + seq_k => Ok((r, 0)),
+                [h, n] if h == n_heads && n == seq_q + seq_k => Ok((r, n)),
+                ref found => Err(format!(
+                    "expected a relative bias of shape [1 or {n_heads}, {}], found {found:?}",
+                    seq_q + seq_k
+                )),
+            })
+            .transpose()?;
         let parameters = (n_heads, scale, masked_value);
         let mut step = Attention::new(sizes, parameters, mask, None);
         let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
@@ -124,6 +139,7 @@ impl Attention {
         step.lay_out(&mut sequences)?;
         step.sequences = Mutex::new(sequences);
         step.bias = bias;
+        step.relative = relative;
         Ok(step)
     }
 
@@ -167,6 +183,7 @@ impl Attention {
             v,
             mask,
             bias: None,
+            relative: None,
             scale,
             masked_value,
             n_heads,
@@ -403,20 +420,14 @@ impl Attention {
                 [item, head, first, n],
                 &mut scores[..seq_k * QUERIES],
             );
+            let mask = &mask[..seq_k];
+            let scale = self.add_relative(reads, [head, first], scale, mask, scores);
             let mut sums = [0.0; QUERIES];
             match &self.softmax {
-                Some(kernel) => kernel.attention_softmax(
-                    &mut scores[..seq_k * QUERIES],
-                    &mask[..seq_k],
-                    scale,
-                    &mut sums,
-                ),
-                None => softmax(
-                    &mut scores[..seq_k * QUERIES],
-                    &mask[..seq_k],
-                    scale,
-                    &mut sums,
-                ),
+                Some(kernel) => {
+                    kernel.attention_softmax(&mut scores[..seq_k * QUERIES], mask, scale, &mut sums)
+                }
+                None => softmax(&mut scores[..seq_k * QUERIES], mask, scale, &mut sums),
             }
             let values = &operands[memory.values.clone()];
             self.product(
@@ -485,6 +496,44 @@ impl Attention {
                 *score = *score * self.scale + bias[start + query * strides[2] + key * strides[3]];
             }
             scores[n..].iter_mut().for_each(|s| *s *= self.scale);
+        }
+        1.0
+    }
+
+    /// Scales scores and adds the bias by distance to them, if there is one; returns the scale that is left to apply.
+    ///
+    /// The bias is no less than what leaves its sum with the mask finite, if the mask is.
+    fn add_relative(
+        &self,
+        reads: &Reads<'_>,
+        [head, first]: [usize; 2],
+        scale: f32,
+        mask: &[f32],
+        scores: &mut [f32],
+    ) -> f32 {
+        let Some((relative, stride)) = self.relative else {
+            return scale;
+        };
+        let relative = &reads.f32(relative)[head * stride..];
+        let least = if self.masked_value.is_finite() {
+            f32::MIN
+        } else {
+            f32::NEG_INFINITY
+        };
+        let (rows, _) = scores.as_chunks_mut::<QUERIES>();
+        for (key, (scores, key_mask)) in rows.iter_mut().zip(mask).enumerate() {
+            let of_tile = &relative[first + mask.len() - key..];
+            let floor = least - key_mask;
+            let mut add = |r: &[f32]| {
+                for (score, &r) in scores.iter_mut().zip(r) {
+                    *score = *score * scale + if r < floor { floor } else { r };
+                }
+            };
+            match of_tile.first_chunk::<QUERIES>() {
+                Some(r) => add(r),
+                // The last tile ends beyond the last query, and its lanes beyond the last distance.
+                None => add(of_tile),
+            }
         }
         1.0
     }

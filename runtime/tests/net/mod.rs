@@ -225,11 +225,15 @@ impl Net {
         qkv: [u32; 3],
         heads: u32,
         mask: Option<u32>,
-        bias: Option<u32>,
+        [bias, relative]: [Option<u32>; 2],
     ) -> u32 {
         let mut shape = self.plan.values[qkv[0] as usize].shape.clone();
         shape[2] = self.plan.values[qkv[2] as usize].shape[2].clone();
-        let inputs: Vec<Option<u32>> = qkv.into_iter().map(Some).chain([mask, bias]).collect();
+        let inputs: Vec<Option<u32>> = qkv
+            .into_iter()
+            .map(Some)
+            .chain([mask, bias, relative])
+            .collect();
         let attributes = Attributes::new()
             .with("num_heads", Attribute::Int(i64::from(heads)))
             .with("scale", Attribute::Float(0.4))
@@ -282,6 +286,7 @@ pub(crate) fn encoder(with_portable: bool) -> Net {
     let ids = net.input("ids", "i64", &[b.clone(), s.clone()]);
     let types = net.input("types", "i64", &[Dim::fixed(1), s.clone()]);
     let mask = net.input("mask", "i64", &[b.clone(), s.clone()]);
+    let relative = net.input("relative", "f32", &[Dim::fixed(heads as i64), twice(&s)]);
     let words = net.random(11 * k);
     let words = net.constant(&[11, k], words);
     let kinds = net.random(3 * k);
@@ -301,7 +306,9 @@ pub(crate) fn encoder(with_portable: bool) -> Net {
             let bias = net.random(heads);
             net.constant(&[heads, 1, 1], bias)
         });
-        let a = net.attention(qkv, heads as u32, (layer != 2).then_some(mask), bias);
+        let mask = (layer != 2).then_some(mask);
+        let relative = (layer != 0).then_some(relative);
+        let a = net.attention(qkv, heads as u32, mask, [bias, relative]);
         let a = net.linear(a, [k, k], format, Activation::None, true, Some(x));
         let a = net.layer_norm(a, k, layer != 3);
         let kind = [
@@ -348,13 +355,28 @@ pub(crate) fn encoder_inputs(batch: usize, seq: usize) -> Vec<(&'static str, Ten
     let mask = (0..batch * seq)
         .map(|i| i64::from(i % seq <= seq / (1 + i / seq)))
         .collect();
+    let relative = (0..4 * seq)
+        .map(|i| match i % 7 {
+            0 => f32::MIN,
+            _ => -(i as f32 / 9.0).sin(),
+        })
+        .collect();
     vec![
         ("ids", Tensor::new([batch, seq], ids)),
         ("types", Tensor::new([1, seq], types)),
         ("mask", Tensor::new([batch, seq], mask)),
+        ("relative", Tensor::new([2, 2 * seq], relative)),
     ]
 }
 
 pub(crate) fn views<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<(&'a str, TensorView<'a>)> {
     inputs.iter().map(|(n, t)| (*n, t.view())).collect()
+}
+
+/// A size, two times.
+pub(crate) fn twice(size: &Dim) -> Dim {
+    let terms = size.terms.iter();
+    Dim {
+        terms: terms.map(|(c, symbols)| (2 * c, symbols.clone())).collect(),
+    }
 }

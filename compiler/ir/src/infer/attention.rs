@@ -323,7 +323,7 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
 /// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias` give
 /// `[b, sq, hidden_v]`.
 pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
-    for i in [0, 1, 2, 4] {
+    for i in [0, 1, 2, 4, 5] {
         call.expect_dtype(i, DType::F32)?;
     }
     let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
@@ -337,6 +337,11 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
     call.expect_shape(3, &[b.clone(), sk.clone()])?;
     let scores = [b.clone(), Dim::fixed(n), sq.clone(), sk.clone()];
     call.expect_broadcasts_to(4, &scores)?;
+    if let (Some(relative), Some(distances)) = (call.optional(5), sq.add(sk)) {
+        let one_or_each = relative.ty.shape.first().and_then(Dim::as_fixed);
+        let rows = if one_or_each == Some(1) { 1 } else { n };
+        call.expect_shape(5, &[Dim::fixed(rows), distances])?;
+    }
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
     Ok(value(DType::F32, shape, None))
 }

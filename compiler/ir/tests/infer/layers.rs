@@ -245,16 +245,19 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         r.positive(),
     );
     let bias = r.narrowed(&[b, h, sq, sk]);
+    let relative = [if r.chance(50) { 1 } else { h }, sq + sk];
     let operands = vec![
         f32s(r, &[b, sq, h * d]),
         f32s(r, &[b, sk, h * d]),
         f32s(r, &[b, sk, h * dv]),
         r.tensor(DType::Bool, &[b, sk]),
         f32s(r, &bias),
+        f32s(r, &relative),
     ];
     Case::new(operands)
         .without(r, 3)
         .without(r, 4)
+        .without(r, 5)
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
 }
