@@ -219,7 +219,7 @@ fn check_layouts(graph: &Graph, node: NodeId, found: &mut Found) {
         match ty.layout {
             Layout::RowMajor => {}
             Layout::Panels => {
-                if ty.rank() < 2 || !matches!(ty.dtype, DType::F32 | DType::I8 | DType::U8) {
+                if ty.rank() < 2 || !matches!(ty.dtype, DType::F32 | DType::I32 | DType::U8) {
                     found.rule(Some(node), format!("{ty} cannot be token panels"));
                 }
             }
@@ -231,7 +231,8 @@ fn check_layouts(graph: &Graph, node: NodeId, found: &mut Found) {
                     );
                 }
                 let is_weight = |(user, operand): (NodeId, usize)| {
-                    graph.op(user).operator() == Some(Operator::Linear) && operand == 1
+                    let op = graph.op(user).operator();
+                    matches!(op, Some(Operator::Linear | Operator::IntegerLinear)) && operand == 1
                 };
                 if graph.is_output(value) || !graph.users(value).into_iter().all(is_weight) {
                     let message = format!("{ty} is packed, but not only a weight of linear");

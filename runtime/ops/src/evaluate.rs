@@ -154,6 +154,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::BatchNormalization => one(norm::batch_normalization(call)),
         Operator::MeanVarianceNormalization => one(norm::mean_variance_normalization(call)),
         Operator::Linear => one(lancet::linear(call)),
+        Operator::IntegerLinear => one(quant::integer_linear(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
         Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
         Operator::TokenPacking => packed::token_packing(call),

@@ -564,6 +564,7 @@ operators! {
     Linear "linear" Lancet "Linear" (2, 4) (1, 1) {
         activation: Str = Str("none"),
     },
+    IntegerLinear "integer_linear" Lancet "IntegerLinear" (2, 2) (1, 1) {},
     EmbeddingLookup "embedding_lookup" Lancet "EmbeddingLookup" (2, MANY) (1, 1) {},
     ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 6) (1, 1) {
         num_heads: Int = Required,

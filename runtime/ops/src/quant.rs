@@ -263,3 +263,40 @@ fn scaled_product(
     Tensor::try_new(shape.clone(), from_f64(&values, dtype))
         .ok_or_else(|| call.shape_error("sizes disagree"))
 }
+
+/// `IntegerLinear`: `x[.., k] · w[n, k]` transposed, bytes times `i8` or `i16`, exact but for wrapping at 32 bits.
+pub(crate) fn integer_linear(call: &Call<'_>) -> OpResult {
+    let (x, w) = (call.operand(0)?, call.operand(1)?);
+    let data = call.slice::<u8>(0)?;
+    let weight: Vec<i32> = match w.data() {
+        DataView::I8(v) => v.iter().map(|&v| i32::from(v)).collect(),
+        DataView::I16(v) => v.iter().map(|&v| i32::from(v)).collect(),
+        _ => return Err(call.dtype_error(1, w.dtype())),
+    };
+    let mismatch = || {
+        call.shape_error(format!(
+            "cannot multiply {:?} by {:?} transposed",
+            x.shape(),
+            w.shape()
+        ))
+    };
+    let (&k, batch) = x.shape().split_last().ok_or_else(mismatch)?;
+    let &[n, k_of_w] = w.shape() else {
+        return Err(mismatch());
+    };
+    if k != k_of_w {
+        return Err(mismatch());
+    }
+    let mut shape = batch.to_vec();
+    shape.push(n);
+    let size = call.size(&shape, DType::I32)?;
+    let mut sums = Vec::with_capacity(size);
+    for t in 0..size / n.max(1) {
+        let x = &data[t * k..(t + 1) * k];
+        sums.extend((0..n).map(|row| {
+            let products = weight[row * k..(row + 1) * k].iter().zip(x);
+            products.fold(0i32, |sum, (&w, &x)| sum.wrapping_add(w * i32::from(x)))
+        }));
+    }
+    call.tensor(&shape, sums)
+}

@@ -718,3 +718,14 @@ fn counts_and_types_of_attributes_are_checked() {
         OpError::Shape { .. }
     ));
 }
+
+#[test]
+fn integer_linear_is_exact_at_the_extremes() {
+    let x = Tensor::new([2, 3], vec![255u8, 255, 255, 1, 2, 3]);
+    let w = matrix(&[[-128i8, -128, -128], [127, 0, 1]]);
+    let want = Tensor::new([2, 2], vec![-97_920, 32_640, -768, 130]);
+    assert_eq!(one(Operator::IntegerLinear, &none(), &[&x, &w]), want);
+    let wide = matrix(&[[255i16, 0, -255]]);
+    let want = Tensor::new([2, 1], vec![0, -510]);
+    assert_eq!(one(Operator::IntegerLinear, &none(), &[&x, &wide]), want);
+}

@@ -261,6 +261,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::MsBiasSplitGelu => attention::bias_split_gelu(call),
         O::MsBiasAdd => attention::bias_add(call),
         O::Linear => attention::linear(call),
+        O::IntegerLinear => quantize::integer_linear(call),
         O::EmbeddingLookup => attention::embedding_lookup(call),
         O::ScaledDotProductAttention => attention::scaled_dot_product_attention(call),
         O::TokenPacking => return attention::token_packing(call),

@@ -82,3 +82,21 @@ pub(super) fn dynamic_quantize(call: &Call<'_>) -> Many {
         value(DType::U8, Vec::new(), None),
     ])
 }
+
+/// `IntegerLinear`: `x[.., k]: u8, w[n, k]: i8 or i16` give `i32[.., n]`.
+pub(super) fn integer_linear(call: &Call<'_>) -> One {
+    call.expect_dtype(0, DType::U8)?;
+    let [n, k] = call.dims::<2>(1)?;
+    if !matches!(call.dtype(1)?, DType::I8 | DType::I16) {
+        return Err(call.operand_error(1, format!("i8[{n}, {k}] or i16")));
+    }
+    let Some((found, batch)) = call.shape(0)?.split_last() else {
+        return Err(call.operand_error(0, "at least 1 dimension".to_owned()));
+    };
+    if k.equals(found) == Some(false) {
+        return Err(call.operand_error(1, format!("i8[{n}, {found}]")));
+    }
+    let mut shape = batch.to_vec();
+    shape.push(n.clone());
+    Ok(value(DType::I32, shape, None))
+}

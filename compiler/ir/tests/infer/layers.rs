@@ -262,6 +262,18 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         .set("scale", Attribute::Float(0.5))
 }
 
+pub(crate) fn integer_linear(r: &mut Random) -> Case {
+    let (n, k) = (r.positive(), r.positive());
+    let mut x = r.shape(0, 3);
+    x.push(k);
+    let w = if r.below(2) == 0 {
+        DType::I8
+    } else {
+        DType::I16
+    };
+    Case::new(vec![r.tensor(DType::U8, &x), r.tensor(w, &[n, k])])
+}
+
 pub(crate) fn token_packing(r: &mut Random) -> Case {
     let shape = [r.size(), r.size()];
     Case::new(vec![r.tensor(DType::Bool, &shape)])

@@ -249,6 +249,12 @@ fn sequences_and_attention() {
             &["f32[b, 8]", "f32[t, 8]", "f32[t, 6]", "i64[b]"],
             "f32[b, 6]",
         ),
+        (
+            O::IntegerLinear,
+            &[],
+            &["u8[b, s, 8]", "i8[6, 8]"],
+            "i32[b, s, 6]",
+        ),
         (O::TokenPacking, &[], &["bool[b, s]"], "i64[u0]; i64[b]"),
     ]);
 }
