@@ -175,11 +175,41 @@ fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, Pa
     Ok(as_vector(graph, constant, k)?.map(|vector| [x, vector]))
 }
 
-/// True if the type can lie in panels.
+/// True if the type is `f32` and can lie in panels.
 fn fits(ty: &TensorType) -> bool {
-    ty.dtype == DType::F32
-        && ty.rank() >= 2
-        && ty.shape[ty.rank() - 1].as_fixed().is_some_and(|k| k > 0)
+    ty.dtype == DType::F32 && has_features(ty)
+}
+
+/// True if the shape is that of panels.
+fn has_features(ty: &TensorType) -> bool {
+    ty.rank() >= 2 && ty.shape[ty.rank() - 1].as_fixed().is_some_and(|k| k > 0)
+}
+
+/// True if there is one element.
+fn is_one(ty: &TensorType) -> bool {
+    ty.shape.iter().all(|d| d.as_fixed() == Some(1))
+}
+
+/// True if integer products on packed weights are all that uses a value.
+fn feeds_integer_linear(graph: &Graph, value: Value) -> bool {
+    let takes_bytes = |(user, operand): (NodeId, usize)| {
+        let packed = |w| matches!(graph.ty(w).layout, Layout::Packed(_));
+        match graph.op(user) {
+            Op::Apply(Operator::IntegerLinear, _) => {
+                operand == 0 && graph.operand(user, 1).is_some_and(packed)
+            }
+            Op::View(_) => feeds_integer_linear(
+                graph,
+                Value {
+                    node: user,
+                    result: 0,
+                },
+            ),
+            _ => false,
+        }
+    };
+    let users = graph.users(value);
+    !users.is_empty() && !graph.is_output(value) && users.into_iter().all(takes_bytes)
 }
 
 /// What each operand must be if a kernel on panels runs this node; `None` if none does.
@@ -200,6 +230,9 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             .flatten()
             .is_none_or(|v| graph.constant(v).is_some())
     };
+    if let Some(wants) = integers(graph, node, operands) {
+        return Some(wants);
+    }
     if !fits(result) {
         return None;
     }
@@ -243,7 +276,17 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             if same(0) && same(1) && (panels(0) || panels(1)) {
                 return Some(vec![Wants::Panels, Wants::Panels]);
             }
-            let by_features = ty(1)?.shape.as_slice() == std::slice::from_ref(k);
+            let by_features = |i: usize| {
+                ty(i).is_some_and(|t| {
+                    t.dtype == DType::F32
+                        && t.rank() <= result.rank()
+                        && (is_one(t) || t.shape.as_slice() == std::slice::from_ref(k))
+                })
+            };
+            if panels(1) && same(1) && by_features(0) {
+                return Some(vec![Wants::RowMajor, Wants::Panels]);
+            }
+            let by_features = by_features(1);
             (panels(0) && same(0) && by_features).then(|| vec![Wants::Panels, Wants::RowMajor])
         }
         Op::Apply(Operator::Swish, a) => {
@@ -259,5 +302,69 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
         | Op::Broadcast(_)
         | Op::Convert(_)
         | Op::Apply(..) => None,
+    }
+}
+
+/// As [`in_panels`] for what takes or gives integers.
+fn integers(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<Vec<Wants>> {
+    let value = Value { node, result: 0 };
+    let result = graph.ty(value);
+    let operand = |i: usize| operands.get(i).copied().flatten();
+    let ty = |i: usize| operand(i).map(|v| graph.ty(v));
+    let panels = |i: usize| ty(i).is_some_and(|t| t.layout == Layout::Panels);
+    let Op::Apply(op, _) = graph.op(node) else {
+        // A view that only regroups tokens is the same panels.
+        let regroups = matches!(graph.op(node), Op::View(_))
+            && panels(0)
+            && matches!(result.dtype, DType::I32 | DType::U8)
+            && has_features(result)
+            && ty(0)?.shape.last() == result.shape.last();
+        return regroups.then(|| vec![Wants::Panels]);
+    };
+    if !has_features(result) {
+        return None;
+    }
+    match op {
+        Operator::IntegerLinear => {
+            let packed = matches!(ty(1)?.layout, Layout::Packed(_));
+            (packed && has_features(ty(0)?)).then(|| vec![Wants::Panels, Wants::AsIs])
+        }
+        Operator::QuantizeLinear => {
+            let scale = ty(1)?;
+            let per_tensor = scale.dtype == DType::F32 && is_one(scale) && ty(2).is_none_or(is_one);
+            let fits = fits(ty(0)?) && result.dtype == DType::U8 && per_tensor;
+            (fits && feeds_integer_linear(graph, value))
+                .then(|| vec![Wants::Panels, Wants::RowMajor, Wants::RowMajor])
+        }
+        Operator::DynamicQuantizeLinear => {
+            (fits(ty(0)?) && feeds_integer_linear(graph, value)).then(|| vec![Wants::Panels])
+        }
+        Operator::Cast => {
+            let exact = ty(0)?.dtype == DType::I32 && result.dtype == DType::F32;
+            (exact && panels(0)).then(|| vec![Wants::Panels])
+        }
+        Operator::Add | Operator::Sub | Operator::Mul if result.dtype == DType::I32 => {
+            let same = |i: usize| ty(i).is_some_and(|t| t.same_value(result));
+            if same(0) && same(1) && (panels(0) || panels(1)) {
+                return Some(vec![Wants::Panels, Wants::Panels]);
+            }
+            let k = result.shape.last()?;
+            let by_features = |i: usize| {
+                ty(i).is_some_and(|t| {
+                    t.rank() <= result.rank()
+                        && (is_one(t) || t.shape.as_slice() == std::slice::from_ref(k))
+                })
+            };
+            match () {
+                () if panels(0) && same(0) && by_features(1) => {
+                    Some(vec![Wants::Panels, Wants::RowMajor])
+                }
+                () if panels(1) && same(1) && by_features(0) => {
+                    Some(vec![Wants::RowMajor, Wants::Panels])
+                }
+                () => None,
+            }
+        }
+        _ => None,
     }
 }

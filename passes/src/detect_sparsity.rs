@@ -33,7 +33,7 @@
 use std::collections::HashMap;
 
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
-use lancet_ops::Operator;
+use lancet_ops::{Data, Operator};
 
 use crate::analysis::cost::{TOKENS, choose, predict};
 use crate::analysis::sparsity::SparsityPattern;
@@ -109,14 +109,22 @@ fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
     graph
         .order()
         .into_iter()
-        .filter(|&n| graph.op(n).operator() == Some(Operator::Linear))
+        .filter(|&n| {
+            let op = graph.op(n).operator();
+            matches!(op, Some(Operator::Linear | Operator::IntegerLinear))
+        })
         .filter_map(|n| Some((n, graph.operand(n, 1)?)))
         .collect()
 }
 
-/// The zeros of a constant `f32[n, k]`.
+/// The zeros of a constant `[n, k]` of `f32`, `i8` or `i16`.
 fn pattern(graph: &Graph, weight: Value) -> Option<SparsityPattern> {
     let tensor = graph.constant(weight)?;
     let &[n, k] = tensor.shape() else { return None };
-    Some(SparsityPattern::of(tensor.as_slice::<f32>()?, n, k))
+    match tensor.data() {
+        Data::F32(w) => Some(SparsityPattern::of(w, n, k)),
+        Data::I8(w) => Some(SparsityPattern::of(w, n, k)),
+        Data::I16(w) => Some(SparsityPattern::of(w, n, k)),
+        _ => None,
+    }
 }

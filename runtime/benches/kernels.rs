@@ -17,9 +17,9 @@
 mod exec;
 
 use exec::Exec;
-use lancet_codegen::formats::{PackedMatrix, pack};
+use lancet_codegen::formats::{PackedMatrix, pack, pack_integer};
 use lancet_codegen::kir::Builder;
-use lancet_codegen::{CpuFeatures, KernelSpec, WeightFormat, emit, lower};
+use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, lower};
 use lancet_passes::analysis::cost::{self, Constants, Kernel, Sample};
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
@@ -127,6 +127,7 @@ impl Buffer {
 #[derive(Clone, Copy)]
 struct Case {
     format: WeightFormat,
+    arithmetic: Arithmetic,
     n: usize,
     k: usize,
     sparsity: f64,
@@ -154,11 +155,33 @@ fn weight(case: &Case, rng: &mut Rng) -> Vec<f32> {
     w
 }
 
-fn name(format: WeightFormat) -> String {
-    match format {
+/// The weights in 8 bits: the largest becomes 127, after its distribution has been made normal.
+fn quantized(w: &[f32], rng: &mut Rng) -> Vec<i16> {
+    w.iter()
+        .map(|&w| {
+            let normal = (0..12).map(|_| rng.unit()).sum::<f32>() - 6.0;
+            let v = (normal * SPREAD).round().clamp(-127.0, 127.0);
+            match (w == 0.0, v == 0.0) {
+                (true, _) => 0,
+                (false, true) => 1,
+                (false, false) => v as i16,
+            }
+        })
+        .collect()
+}
+
+/// Standard deviation of 8-bit weights.
+const SPREAD: f32 = 40.0;
+
+fn name(case: &Case) -> String {
+    let format = match case.format {
         WeightFormat::Dense => "dense".into(),
         WeightFormat::Unstructured => "unstructured".into(),
         WeightFormat::Bsr { r, c } => format!("bsr{r}x{c}"),
+    };
+    match case.arithmetic {
+        Arithmetic::Float => format,
+        integer => format!("{integer}_{format}"),
     }
 }
 
@@ -171,11 +194,15 @@ fn run(
     y: u64,
     bias: u64,
 ) {
+    let x_rows = match m.arithmetic {
+        Arithmetic::Float => m.k,
+        Arithmetic::Bytes | Arithmetic::Words => m.k.div_ceil(4),
+    };
     for block in &m.row_blocks {
         for &(p, exec) in kernels {
             exec.call(&[
                 weights + block.offset,
-                x + (p * m.k * panel * 4) as u64,
+                x + (p * x_rows * panel * 4) as u64,
                 y + ((p * m.n + block.row0 as usize) * panel * 4) as u64,
                 bias + u64::from(block.row0) * 4,
             ]);
@@ -187,16 +214,31 @@ fn run(
 fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (f64, f64, f64) {
     let mut rng = Rng(SEED);
     let w = weight(case, &mut rng);
-    let m = pack(case.format, case.n, case.k, &w).unwrap();
+    let m = match case.arithmetic {
+        Arithmetic::Float => pack(case.format, case.n, case.k, &w).unwrap(),
+        integer => {
+            let w = quantized(&w, &mut rng);
+            pack_integer(integer, case.format, case.n, case.k, &w).unwrap()
+        }
+    };
     let panel = case.tokens.next_power_of_two().clamp(8, 32);
     let n_panels = case.tokens.div_ceil(panel);
     let lanes = |p: usize| (case.tokens - p * panel).min(panel).next_multiple_of(8);
     let execs: Vec<Exec> = (0..n_panels)
         .map(|p| {
-            let spec = KernelSpec::Matmul {
-                format: m.format,
-                panel: panel as u32,
-                lanes: lanes(p) as u32,
+            let (format, panel, lanes) = (m.format, panel as u32, lanes(p) as u32);
+            let spec = match m.arithmetic {
+                Arithmetic::Float => KernelSpec::Matmul {
+                    format,
+                    panel,
+                    lanes,
+                },
+                arithmetic => KernelSpec::IntegerMatmul {
+                    format,
+                    arithmetic,
+                    panel,
+                    lanes,
+                },
             };
             Exec::new(&emit(&spec, features).unwrap().code)
         })
@@ -298,7 +340,10 @@ fn main() {
     }
     let mut samples: Vec<(Kernel, Sample)> = Vec::new();
     let (mut n_measured, mut n_predicted) = (0, 0);
-    for format in formats {
+    let cases = Arithmetic::ALL
+        .into_iter()
+        .flat_map(|a| formats.map(|format| (format, a)));
+    for (format, arithmetic) in cases {
         for &(n, k) in shapes {
             for sparsity in if format == WeightFormat::Dense {
                 &[0.0][..]
@@ -308,6 +353,7 @@ fn main() {
                 for tokens in [128, 32, 24, 16, 8] {
                     let case = Case {
                         format,
+                        arithmetic,
                         n,
                         k,
                         sparsity: *sparsity,
@@ -315,7 +361,7 @@ fn main() {
                     };
                     let label = format!(
                         "{} {n}x{k} s{} t{tokens}",
-                        name(format),
+                        name(&case),
                         (sparsity * 100.0).round()
                     );
                     let words: Vec<&str> = label.split(' ').collect();
@@ -336,12 +382,12 @@ fn main() {
                     if flag("--json") {
                         println!(
                             "{{\"kernel\":\"{}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4},\"predicted\":{predicted:.4}}}",
-                            name(format)
+                            name(&case)
                         );
                     } else {
                         println!(
                             "{:<14} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3} {:>9.3}",
-                            name(format),
+                            name(&case),
                             format!("{n}x{k}"),
                             sparsity,
                             tokens,

@@ -129,22 +129,24 @@ impl Binding {
         Ok(shape)
     }
 
-    /// The panel sizes of a value whose shape is known.
+    /// The panel sizes of a value whose shape is known, in dwords: of bytes, four features of a token are one.
     pub(crate) fn panels(&self, program: &Program, v: usize) -> PanelShape {
         let leading = self.shapes[v]
             .split_last()
             .map_or(&[][..], |(_, rest)| rest);
-        PanelShape::new(leading.iter().product(), program.values[v].features)
+        PanelShape::new(leading.iter().product(), program.values[v].panel_rows())
     }
 
     /// Bytes that the elements of a value take, or `None` if they overflow.
     pub(crate) fn n_bytes(&self, program: &Program, v: usize) -> Option<usize> {
         let value = &program.values[v];
-        let n = match value.layout {
-            Layout::RowMajor => self.shapes[v].iter().product(),
-            Layout::Panels => self.panels(program, v).n_elements()?,
-        };
-        n.checked_mul(value.dtype.size_bytes())
+        match value.layout {
+            Layout::RowMajor => {
+                let n: usize = self.shapes[v].iter().product();
+                n.checked_mul(value.dtype.size_bytes())
+            }
+            Layout::Panels => self.panels(program, v).n_elements()?.checked_mul(4),
+        }
     }
 
     /// Gives each arena value an offset: largest first, each in the lowest gap among those that live when it does.

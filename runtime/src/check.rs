@@ -1,6 +1,9 @@
 //! What each kind of step asks of its operands, as far as it does not depend on sizes.
 
-use lancet_artifact::{Dim, Layout, Plan, PlanError, Step, StepKind, ValueDesc};
+use lancet_artifact::{
+    Arithmetic, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind, ValueDesc, Vertical,
+    VerticalOperand,
+};
 use lancet_ops::{DType, Operator};
 
 use crate::program::{Program, Value};
@@ -42,15 +45,18 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         StepKind::ToPanels => {
             cx.counts(1, 1)?;
             let (x, out) = (cx.input(0)?, cx.output());
-            cx.row_major_f32(x)?;
-            cx.panels(out)?;
+            cx.row_major(x)?;
+            cx.panels_of(out, cx.dtype(x), values[out].features)?;
             cx.same_shape(x, out)
         }
         StepKind::FromPanels => {
             cx.counts(1, 1)?;
             let (x, out) = (cx.input(0)?, cx.output());
-            cx.panels(x)?;
-            cx.row_major_f32(out)?;
+            cx.row_major(out)?;
+            if !matches!(cx.dtype(out), DType::F32 | DType::I32) {
+                return Err(format!("{}: expected f32 or i32", cx.name(out)));
+            }
+            cx.panels_of(x, cx.dtype(out), values[x].features)?;
             cx.same_shape(x, out)
         }
         StepKind::EmbeddingLookup => cx.embedding_lookup(),
@@ -71,6 +77,9 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         StepKind::Linear { matrix, .. } => {
             cx.counts(1, 3)?;
             let matrix = &plan.matrices[*matrix as usize];
+            if matrix.arithmetic != Arithmetic::Float {
+                return Err("the weight holds integers".to_owned());
+            }
             let (n, k) = (matrix.n as usize, matrix.k as usize);
             let (x, out) = (cx.input(0)?, cx.output());
             cx.features(x, k)?;
@@ -78,6 +87,55 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.optional(1).map_or(Ok(()), |bias| cx.vector(bias, n))?;
             cx.optional(2)
                 .map_or(Ok(()), |residual| cx.features(residual, n))
+        }
+        StepKind::IntegerLinear { matrix, tail } => {
+            let matrix = &plan.matrices[*matrix as usize];
+            if matrix.arithmetic == Arithmetic::Float {
+                return Err("the weight holds no integers".to_owned());
+            }
+            let (n, k) = (matrix.n as usize, matrix.k as usize);
+            cx.panels_of(cx.input(0)?, DType::U8, k)?;
+            let Some(tail) = tail else {
+                cx.counts(1, 1)?;
+                return cx.panels_of(cx.output(), DType::I32, n);
+            };
+            let product = VerticalOperand {
+                element: Element::I32,
+                extent: Extent::Panels,
+            };
+            if tail.operands.first() != Some(&product) {
+                return Err("the first operand is not the product".to_owned());
+            }
+            let inputs = (1..step.inputs.len()).map(Some);
+            cx.vertical(
+                tail,
+                &std::iter::once(None).chain(inputs).collect::<Vec<_>>(),
+                n,
+            )
+        }
+        StepKind::Vertical(vertical) => {
+            let features = values[cx.output()].features;
+            let inputs: Vec<_> = (0..step.inputs.len()).map(Some).collect();
+            cx.vertical(vertical, &inputs, features)
+        }
+        StepKind::Range => {
+            cx.counts(1, 1)?;
+            cx.panels(cx.input(0)?)?;
+            cx.vector(cx.output(), 2)
+        }
+        StepKind::RangeScale | StepKind::RangeZeroPoint => {
+            cx.counts(1, 1)?;
+            cx.vector(cx.input(0)?, 2)?;
+            let out = cx.output();
+            cx.row_major(out)?;
+            let dtype = match step.kind {
+                StepKind::RangeScale => DType::F32,
+                _ => DType::U8,
+            };
+            if cx.dtype(out) != dtype || cx.fixed_shape(out).as_deref() != Some(&[]) {
+                return Err(format!("expected output {dtype}[]"));
+            }
+            Ok(())
         }
         StepKind::Attention { num_heads, .. } => cx.attention(*num_heads as usize),
         StepKind::PackedAttention { num_heads, .. } => cx.packed_attention(*num_heads as usize),
@@ -209,12 +267,72 @@ impl Operands<'_> {
         Ok(())
     }
 
-    /// Features of a value that must be panels.
+    /// Features of a value that must be panels of `f32`.
     fn panels(&self, v: usize) -> Result<usize, String> {
-        if self.values[v].layout != Layout::Panels {
-            return Err(format!("{}: expected token panels", self.name(v)));
+        if self.values[v].layout != Layout::Panels || self.dtype(v) != DType::F32 {
+            return Err(format!("{}: expected token panels of f32", self.name(v)));
         }
         Ok(self.values[v].features)
+    }
+
+    /// Panels of an element type and a number of features.
+    fn panels_of(&self, v: usize, dtype: DType, features: usize) -> Result<(), String> {
+        let value = &self.values[v];
+        if value.layout != Layout::Panels || value.dtype != dtype || value.features != features {
+            return Err(format!(
+                "{}: expected token panels of {features} features, {dtype}",
+                self.name(v)
+            ));
+        }
+        Ok(())
+    }
+
+    /// An expression over `features` features; `inputs` are the operands, `None` for what the step computes.
+    fn vertical(
+        &self,
+        vertical: &Vertical,
+        inputs: &[Option<usize>],
+        features: usize,
+    ) -> Result<(), String> {
+        let result = vertical.check()?;
+        if inputs.len() != vertical.operands.len() || self.step.outputs.len() != 1 {
+            return Err(format!(
+                "found {} operands, the expression has {}",
+                inputs.len(),
+                vertical.operands.len()
+            ));
+        }
+        for (operand, input) in vertical.operands.iter().zip(inputs) {
+            let Some(input) = *input else { continue };
+            let v = self.input(input)?;
+            let dtype = match operand.element {
+                Element::I32 => DType::I32,
+                Element::F32 | Element::Quad => DType::F32,
+            };
+            let n = match operand.extent {
+                Extent::Panels => {
+                    self.panels_of(v, dtype, features)?;
+                    continue;
+                }
+                Extent::Features => features,
+                Extent::Scalar => 1,
+            };
+            self.row_major(v)?;
+            let found = self.dtype(v);
+            let is_small =
+                matches!(found, DType::U8 | DType::I8) && operand.extent == Extent::Scalar;
+            let fits = found == dtype || (dtype == DType::I32 && is_small);
+            let len = self.fixed_shape(v).map(|s| s.iter().product::<usize>());
+            if !fits || len != Some(n) {
+                return Err(format!("{}: expected {n} of {dtype}", self.name(v)));
+            }
+        }
+        let dtype = match result {
+            Element::F32 => DType::F32,
+            Element::I32 => DType::I32,
+            Element::Quad => DType::U8,
+        };
+        self.panels_of(self.output(), dtype, features)
     }
 
     fn features(&self, v: usize, expected: usize) -> Result<(), String> {

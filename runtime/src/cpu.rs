@@ -25,6 +25,8 @@ pub(crate) fn features() -> Option<CpuFeatures> {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl"),
+        avx_vnni: is_x86_feature_detected!("avxvnni"),
+        avx512_vnni: is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl"),
         ..CpuFeatures::baseline(Isa::X64)
     });
     #[cfg(target_arch = "aarch64")]

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use lancet_artifact::{KernelSpec, MatrixDesc, Right, RowBlock, WeightFormat};
+use lancet_artifact::{
+    Arithmetic, Extent, KernelSpec, MatrixDesc, Right, RowBlock, Vertical, VerticalOp,
+    VerticalOperand, WeightFormat,
+};
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 
@@ -40,6 +43,7 @@ pub(crate) struct Matrix {
     /// First byte of the matrix in `bytes`.
     start: usize,
     format: WeightFormat,
+    arithmetic: Arithmetic,
     n: usize,
     k: usize,
     row_blocks: Arc<[RowBlock]>,
@@ -55,11 +59,18 @@ impl Matrix {
         let (n, k) = (desc.n as usize, desc.k as usize);
         let start = weights_start + desc.offset as usize;
         let packed = &bytes.as_slice()[start..start + desc.len as usize];
-        formats::validate(desc.format, n, k, &desc.row_blocks, packed)?;
+        formats::validate(
+            (desc.format, desc.arithmetic),
+            n,
+            k,
+            &desc.row_blocks,
+            packed,
+        )?;
         Ok(Matrix {
             bytes: Arc::clone(bytes),
             start,
             format: desc.format,
+            arithmetic: desc.arithmetic,
             n,
             k,
             row_blocks: desc.row_blocks.as_slice().into(),
@@ -79,6 +90,11 @@ impl Matrix {
     /// How the weights are stored.
     pub(crate) fn format(&self) -> WeightFormat {
         self.format
+    }
+
+    /// What products are computed in.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
     }
 
     /// The parts of the work.
@@ -145,6 +161,7 @@ impl Kernel {
         let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
         assert!(
             format == matrix.format
+                && matrix.arithmetic == Arithmetic::Float
                 && x.len() >= matrix.k * panel
                 && y.len() >= n_rows * panel
                 && bias.len() >= n_rows,
@@ -159,6 +176,41 @@ impl Kernel {
         ];
         // SAFETY: the block was validated for this format and `k` (`Matrix::new`), so every address that the kernel forms
         // lies in the block, in `k` rows of x, or in the block's rows of y and bias, whose lengths were just checked.
+        unsafe { self.call(&args) }
+    }
+
+    /// One row block times one panel of quads: `y = w x`, all in dwords: `x` is `[ceil(k / 4)][panel]`, `y` has the rows of the
+    /// block.
+    ///
+    /// # Panics
+    /// If the sizes or the matrix are not those of this kernel.
+    pub(crate) fn integer_matmul(&self, matrix: &Matrix, block: usize, x: &[f32], y: &mut [f32]) {
+        let KernelSpec::IntegerMatmul {
+            format,
+            arithmetic,
+            panel,
+            ..
+        } = self.spec
+        else {
+            panic!("{} is not an integer matrix kernel", self.name);
+        };
+        let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
+        assert!(
+            format == matrix.format
+                && arithmetic == matrix.arithmetic
+                && x.len() >= matrix.k.div_ceil(4) * panel
+                && y.len() >= n_rows * panel,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            matrix.block(block).as_ptr() as u64,
+            x.as_ptr() as u64,
+            y.as_mut_ptr() as u64,
+        ];
+        // SAFETY: the block was validated for this format, arithmetic and `k` (`Matrix::new`), so every address that the
+        // kernel forms lies in the block, in the rows of quads of x, or in the block's rows of y, whose lengths were just
+        // checked.
         unsafe { self.call(&args) }
     }
 
@@ -185,6 +237,54 @@ impl Kernel {
         let args = [y.as_mut_ptr() as u64, residual as u64, rows as u64];
         // SAFETY: the kernel accesses `rows` rows of `panel` floats of y and, if it has one, of the residual; both are at
         // least that long.
+        unsafe { self.call(&args) }
+    }
+
+    /// An elementwise expression over `rows` rows of one panel, all in dwords. Operands begin at the first of these rows; one that
+    /// is `None` is `y` itself.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn vertical(&self, operands: &[Option<&[f32]>], rows: usize, y: &mut [f32]) {
+        let KernelSpec::Vertical {
+            vertical, panel, ..
+        } = &self.spec
+        else {
+            panic!("{} is no expression", self.name);
+        };
+        let panel = *panel as usize;
+        let in_quads = matches!(vertical.ops.last(), Some(VerticalOp::Quantize { .. }));
+        let y_rows = if in_quads { rows.div_ceil(4) } else { rows };
+        let fits = |(operand, slice): (&VerticalOperand, &Option<&[f32]>)| {
+            let len = match operand.extent {
+                Extent::Panels => rows * panel,
+                Extent::Features => rows,
+                Extent::Scalar => 1,
+            };
+            slice.map_or(!in_quads && operand.extent == Extent::Panels, |s| {
+                s.len() >= len
+            })
+        };
+        assert!(
+            y.len() >= y_rows * panel
+                && operands.len() == vertical.operands.len()
+                && vertical.operands.iter().zip(operands).all(fits),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let mut args = [0u64; 5 + Vertical::MAX_OPERANDS];
+        let y = y.as_mut_ptr();
+        args[0] = y as u64;
+        args[1] = if in_quads { rows / 4 } else { rows } as u64;
+        for (i, arg) in args[2..5].iter_mut().enumerate() {
+            *arg = u64::from(i < rows % 4);
+        }
+        for (arg, slice) in args[5..].iter_mut().zip(operands) {
+            *arg = slice.map_or(y as u64, |s| s.as_ptr() as u64);
+        }
+        // SAFETY: the kernel accesses `rows` rows of `panel` dwords of every panel among the operands, `rows` dwords of every
+        // vector and one of every number, and writes as many rows of y, or a quarter where four become one; all are at least
+        // that long. It reads an element of y before it writes it.
         unsafe { self.call(&args) }
     }
 

@@ -76,8 +76,20 @@ pub(crate) enum Op {
     /// Nothing to do: the output is an alias.
     View,
     Broadcast,
+    /// A number from a few others.
+    Number,
     /// A step over panels, in `crate::steps`.
     Panels,
+}
+
+impl Value {
+    /// Rows of dwords in a panel.
+    pub(crate) fn panel_rows(&self) -> usize {
+        match self.dtype {
+            DType::U8 => self.features.div_ceil(4),
+            _ => self.features,
+        }
+    }
 }
 
 impl Program {
@@ -114,10 +126,15 @@ impl Program {
             if desc.layout == Layout::Panels {
                 let last = desc.shape.last().and_then(Dim::as_fixed);
                 features = match last.and_then(|k| usize::try_from(k).ok()) {
-                    Some(k) if dtype == DType::F32 && k <= MAX_FEATURES => k,
+                    Some(k)
+                        if matches!(dtype, DType::F32 | DType::I32 | DType::U8)
+                            && k <= MAX_FEATURES =>
+                    {
+                        k
+                    }
                     _ => {
                         return Err(error(
-                            "token panels need element type f32 and a fixed last dimension"
+                            "token panels need element type f32, i32 or u8 and a fixed last dimension"
                                 .to_owned(),
                         ));
                     }
@@ -180,12 +197,16 @@ impl Program {
                 StepKind::Dims(_) => Op::Dims,
                 StepKind::View => Op::View,
                 StepKind::Broadcast => Op::Broadcast,
+                StepKind::RangeScale | StepKind::RangeZeroPoint => Op::Number,
                 StepKind::ToPanels
                 | StepKind::FromPanels
                 | StepKind::EmbeddingLookup
                 | StepKind::LayerNorm { .. }
                 | StepKind::RmsNorm { .. }
                 | StepKind::Linear { .. }
+                | StepKind::IntegerLinear { .. }
+                | StepKind::Vertical(_)
+                | StepKind::Range
                 | StepKind::Attention { .. }
                 | StepKind::PackedAttention { .. }
                 | StepKind::Activation { .. }
@@ -209,10 +230,10 @@ impl Program {
                             step.inputs[0].expect("checked: a view has an operand") as usize;
                         self.values[out].root = self.values[source].root;
                     }
-                    Op::Dims | Op::Broadcast | Op::Panels if self.values[out].late => {
+                    Op::Dims | Op::Broadcast | Op::Number | Op::Panels if self.values[out].late => {
                         self.values[out].home = Home::Owned;
                     }
-                    Op::Dims | Op::Broadcast | Op::Panels => {}
+                    Op::Dims | Op::Broadcast | Op::Number | Op::Panels => {}
                 }
                 let shape = &self.plan.values[out].shape;
                 let sizes = match &step.kind {

@@ -291,7 +291,7 @@ impl Session {
                 self.check_view(program, step)?;
                 ("view", 0)
             }
-            Op::Dims | Op::Broadcast | Op::Panels => {
+            Op::Dims | Op::Broadcast | Op::Number | Op::Panels => {
                 self.run_kernel(model, step, inputs, team)?;
                 match &self.steps[step] {
                     Some(bound) => {
@@ -435,11 +435,20 @@ impl Session {
                     between: &mut self.between,
                 };
                 let out = bytemuck::try_cast_slice_mut(written)
-                    .expect("buffers are aligned and panels are f32");
+                    .expect("buffers are aligned and steps write dwords");
                 bound.run(&reads, out, &mut workers)
             }
             (None, StepKind::Dims(dims), _) => {
                 steps::sizes::dims(dims, &self.binding, written).map_err(Failure::Message)
+            }
+            (None, StepKind::RangeScale, Some(input)) => {
+                let scale = steps::range::scale(reads.f32(input));
+                written.copy_from_slice(&scale.to_ne_bytes());
+                Ok(())
+            }
+            (None, StepKind::RangeZeroPoint, Some(input)) => {
+                written.copy_from_slice(&[steps::range::zero_point(reads.f32(input))]);
+                Ok(())
             }
             (None, _, Some(input)) => {
                 let size = program.values[out].dtype.size_bytes();
@@ -612,7 +621,7 @@ impl<'a> Reads<'a> {
             Some(Owned::Buffer(buffer)) => buffer.bytes(),
             _ => self.rest.get(self.slot(root)),
         };
-        bytemuck::try_cast_slice(bytes).expect("buffers are aligned and panels are f32")
+        bytemuck::try_cast_slice(bytes).expect("buffers are aligned and steps write dwords")
     }
 
     /// Zeros, at least as many as any step has features.

@@ -224,6 +224,92 @@ fn bitwise() {
     );
 }
 
+/// The 16-bit halves of a lane, lower first.
+fn words(x: u32) -> [i16; 2] {
+    [x as i16, (x >> 16) as i16]
+}
+
+fn of_words([a, b]: [i16; 2]) -> u32 {
+    u32::from(a as u16) | u32::from(b as u16) << 16
+}
+
+#[test]
+fn words_and_bytes() {
+    check(
+        "imul",
+        |b, x, y, o| b.binary(Binary::IntMul, o, x, y),
+        bits(u32::wrapping_mul),
+    );
+    check(
+        "iadd16",
+        |b, x, y, o| b.binary(Binary::WordAdd, o, x, y),
+        bits(|x, y| {
+            let ([a, b], [c, d]) = (words(x), words(y));
+            of_words([a.wrapping_add(c), b.wrapping_add(d)])
+        }),
+    );
+    check(
+        "pairs16",
+        |b, x, y, o| b.binary(Binary::WordPairs, o, x, y),
+        bits(|x, y| {
+            let ([a, b], [c, d]) = (words(x).map(i32::from), words(y).map(i32::from));
+            (a * c).wrapping_add(b * d) as u32
+        }),
+    );
+    let products = |x: u32, y: u32| {
+        let (x, y) = (x.to_le_bytes(), y.to_le_bytes());
+        [0, 1, 2, 3].map(|i| i32::from(x[i]) * i32::from(y[i] as i8))
+    };
+    check(
+        "pairs8",
+        |b, x, y, o| b.binary(Binary::BytePairs, o, x, y),
+        bits(move |x, y| {
+            let p = products(x, y);
+            let clamp = |v: i32| v.clamp(-32768, 32767) as i16;
+            of_words([clamp(p[0] + p[1]), clamp(p[2] + p[3])])
+        }),
+    );
+    check(
+        "shl16",
+        |b, x, _, o| b.shift(Shift::WordLeft, o, x, 5),
+        bits(|x, _| of_words(words(x).map(|w| w << 5))),
+    );
+    check(
+        "shr16",
+        |b, x, _, o| b.shift(Shift::WordRightLogical, o, x, 5),
+        bits(|x, _| of_words(words(x).map(|w| (w as u16 >> 5) as i16))),
+    );
+    check(
+        "sar16",
+        |b, x, _, o| b.shift(Shift::WordRightArithmetic, o, x, 5),
+        bits(|x, _| of_words(words(x).map(|w| w >> 5))),
+    );
+    for form in forms(&[4, 8, 16]) {
+        let (machine, features, vl) = form;
+        let mut targets = vec![features];
+        if machine == Machine::Avx512 {
+            targets = vec![CpuFeatures::avx512_vnni()];
+            if vl <= 8 {
+                targets.push(CpuFeatures::avx_vnni());
+            }
+        } else if features.wide() {
+            continue;
+        }
+        for features in targets {
+            let form = (machine, features, vl);
+            let got = run(form, |b, x, y, o| {
+                b.constant_bits(o, 0x7fff_fff0);
+                b.dot(o, x, y)
+            });
+            for i in 0..16 {
+                let sum = products(A[i].to_bits(), B[i].to_bits()).iter().sum::<i32>();
+                let want = 0x7fff_fff0_i32.wrapping_add(sum) as u32;
+                assert_eq!(got[i].to_bits(), want, "dot8 {form:?} lane {i}");
+            }
+        }
+    }
+}
+
 #[test]
 fn converts_and_selects() {
     let finite = |x: f32| if x.abs() < 1e6 { x } else { 0.0 };

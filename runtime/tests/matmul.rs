@@ -141,7 +141,7 @@ fn uses(format: WeightFormat, w: &[f32], n: usize, k: usize, row: usize, col: us
 
 fn check(kernels: &mut Kernels, format: WeightFormat, n: usize, k: usize, w: &[f32], seed: u64) {
     let m = pack(format, n, k, w).unwrap();
-    validate(m.format, n, k, &m.row_blocks, &m.bytes).unwrap();
+    validate((m.format, m.arithmetic), n, k, &m.row_blocks, &m.bytes).unwrap();
     let mut rng = Rng(seed | 1);
     let bias: Vec<f32> = (0..n).map(|_| rng.unit() - 0.5).collect();
     let poisoned = rng.next() as usize % k;

@@ -24,6 +24,10 @@ pub struct CpuFeatures {
     pub fma: bool,
     /// AVX-512 F, DQ, BW and VL, which come together in every CPU but the first.
     pub avx512f: bool,
+    /// AVX-VNNI: dot products of bytes at 256 bits.
+    pub avx_vnni: bool,
+    /// AVX-512 VNNI: dot products of bytes at every width.
+    pub avx512_vnni: bool,
     /// The vector extension of RISC-V.
     pub riscv_v: bool,
 }
@@ -37,6 +41,8 @@ impl CpuFeatures {
             avx2: false,
             fma: false,
             avx512f: false,
+            avx_vnni: false,
+            avx512_vnni: false,
             riscv_v: false,
         }
     }
@@ -56,6 +62,27 @@ impl CpuFeatures {
             avx512f: true,
             ..Self::avx2()
         }
+    }
+
+    /// x86-64 with AVX-512 VNNI.
+    pub const fn avx512_vnni() -> Self {
+        CpuFeatures {
+            avx512_vnni: true,
+            ..Self::avx512()
+        }
+    }
+
+    /// x86-64 with AVX-VNNI and without AVX-512.
+    pub const fn avx_vnni() -> Self {
+        CpuFeatures {
+            avx_vnni: true,
+            ..Self::avx2()
+        }
+    }
+
+    /// Whether there are dot products of bytes.
+    pub const fn dots(&self) -> bool {
+        self.wide() && (self.avx_vnni || self.avx512_vnni)
     }
 
     /// Whether machine code comes from the x64 emitter.

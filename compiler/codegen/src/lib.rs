@@ -17,7 +17,7 @@ pub mod kir;
 use cranelift_codegen::ir::Function;
 pub use error::EmitError;
 pub use features::{CallingConvention, CpuFeatures, Isa};
-pub use lancet_artifact::{KernelSpec, WeightFormat};
+pub use lancet_artifact::{Arithmetic, KernelSpec, WeightFormat};
 
 /// A kernel for one CPU, with the signature `extern "C" fn(args: *const u64)`.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub fn emit(spec: &KernelSpec, features: &CpuFeatures) -> Result<Kernel, EmitErr
 /// As [`kir::x64::emit`].
 pub fn lower(program: &kir::Program, features: &CpuFeatures) -> Result<Code, EmitError> {
     if features.wide() {
-        Ok(Code::Bytes(kir::x64::emit(program, features.convention)?))
+        Ok(Code::Bytes(kir::x64::emit(program, features)?))
     } else {
         Ok(Code::Clif(Box::new(kir::clif::emit(program, features))))
     }

@@ -6,8 +6,8 @@
 )]
 
 use lancet_artifact::RowBlock;
-use lancet_codegen::WeightFormat;
 use lancet_codegen::formats::{pack, stored_format, validate};
+use lancet_codegen::{Arithmetic, WeightFormat};
 use proptest::prelude::*;
 
 /// Reads of one row block. A read outside of the bytes, the inputs or the outputs gives `None`.
@@ -152,7 +152,7 @@ proptest! {
     fn packs_the_matrix(format in format(), (n, k, w) in matrix()) {
         let m = pack(format, n, k, &w).unwrap();
         prop_assert_eq!(m.format, stored_format(format, k));
-        prop_assert!(validate(m.format, n, k, &m.row_blocks, &m.bytes).is_ok());
+        prop_assert!(validate((m.format, m.arithmetic), n, k, &m.row_blocks, &m.bytes).is_ok());
         let x: Vec<f64> = (0..k).map(|i| (i % 13) as f64 - 6.0).collect();
         let y = product(m.format, &m.row_blocks, &m.bytes, &x);
         let want: Vec<f64> = w
@@ -183,7 +183,7 @@ proptest! {
         }
         let n = (n as i64 + dn).max(0) as usize;
         let k = (k as i64 + dk).max(0) as usize;
-        if validate(m.format, n, k, &blocks, &bytes).is_ok() {
+        if validate((m.format, m.arithmetic), n, k, &blocks, &bytes).is_ok() {
             prop_assert!(product(m.format, &blocks, &bytes, &vec![0.0; k]).is_some());
         }
     }
@@ -194,13 +194,31 @@ fn rejects_bad_arguments() {
     assert!(pack(WeightFormat::Dense, 0, 4, &[]).is_err());
     assert!(pack(WeightFormat::Dense, 2, 2, &[1.0]).is_err());
     assert!(pack(WeightFormat::Dense, usize::MAX, 2, &[1.0]).is_err());
-    assert!(validate(WeightFormat::Dense, 1, 1, &[], &[]).is_err());
-    assert!(validate(WeightFormat::Bsr { r: 8, c: 1 }, 1, 1, &[], &[]).is_err());
+    assert!(validate((WeightFormat::Dense, Arithmetic::Float), 1, 1, &[], &[]).is_err());
+    assert!(
+        validate(
+            (WeightFormat::Bsr { r: 8, c: 1 }, Arithmetic::Float),
+            1,
+            1,
+            &[],
+            &[]
+        )
+        .is_err()
+    );
     let far = RowBlock {
         offset: u64::MAX - 63,
         len: 64,
         row0: 0,
         n_rows: 1,
     };
-    assert!(validate(WeightFormat::Dense, 1, 1, &[far], &[0; 64]).is_err());
+    assert!(
+        validate(
+            (WeightFormat::Dense, Arithmetic::Float),
+            1,
+            1,
+            &[far],
+            &[0; 64]
+        )
+        .is_err()
+    );
 }

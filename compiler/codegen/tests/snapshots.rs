@@ -1,8 +1,11 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
-use lancet_artifact::{Activation, Binary, Right};
+use lancet_artifact::{
+    Activation, Binary, Element, Extent, Right, Vertical, VerticalOp, VerticalOperand,
+};
 use lancet_codegen::{
-    CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble, emit, kernels,
+    Arithmetic, CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble,
+    emit, kernels,
 };
 
 const FORMATS: [WeightFormat; 4] = [
@@ -11,6 +14,42 @@ const FORMATS: [WeightFormat; 4] = [
     WeightFormat::Bsr { r: 4, c: 1 },
     WeightFormat::Bsr { r: 1, c: 4 },
 ];
+
+/// What follows an integer product: bias, scale of each feature, ReLU, and bytes again.
+fn requantize() -> Vertical {
+    let operand = |element, extent| VerticalOperand { element, extent };
+    Vertical {
+        operands: vec![
+            operand(Element::I32, Extent::Panels),
+            operand(Element::I32, Extent::Features),
+            operand(Element::F32, Extent::Features),
+            operand(Element::F32, Extent::Scalar),
+            operand(Element::I32, Extent::Scalar),
+        ],
+        ops: vec![
+            VerticalOp::Binary {
+                op: Binary::Add,
+                a: 0,
+                b: 1,
+            },
+            VerticalOp::ToFloat { a: 5 },
+            VerticalOp::Binary {
+                op: Binary::Mul,
+                a: 6,
+                b: 2,
+            },
+            VerticalOp::Activation {
+                kind: Activation::Relu,
+                a: 7,
+            },
+            VerticalOp::Quantize {
+                a: 8,
+                scale: 3,
+                zero_point: Some(4),
+            },
+        ],
+    }
+}
 
 /// One spec of each kind, on a panel of `panel` tokens.
 fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
@@ -38,6 +77,23 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         KernelSpec::Binary {
             op: Binary::Add,
             right: Right::Features,
+            panel,
+            lanes,
+        },
+        KernelSpec::IntegerMatmul {
+            format: WeightFormat::Bsr { r: 1, c: 4 },
+            arithmetic: Arithmetic::Bytes,
+            panel,
+            lanes,
+        },
+        KernelSpec::IntegerMatmul {
+            format: WeightFormat::Dense,
+            arithmetic: Arithmetic::Words,
+            panel,
+            lanes,
+        },
+        KernelSpec::Vertical {
+            vertical: requantize(),
             panel,
             lanes,
         },
@@ -91,6 +147,23 @@ fn machine_code() {
     }
 }
 
+#[test]
+fn dot_products_of_bytes() {
+    for (name, features) in [
+        ("avx_vnni", CpuFeatures::avx_vnni()),
+        ("avx512_vnni", CpuFeatures::avx512_vnni()),
+    ] {
+        let spec = KernelSpec::IntegerMatmul {
+            format: WeightFormat::Bsr { r: 1, c: 4 },
+            arithmetic: Arithmetic::Bytes,
+            panel: 32,
+            lanes: 32,
+        };
+        let kernel = emit(&spec, &features).expect("a kernel for every width");
+        insta::assert_snapshot!(format!("x64_{name}"), disassemble(&kernel));
+    }
+}
+
 /// Every kernel exists for every tile on every target, and equal inputs give equal bytes.
 #[test]
 fn every_target() {
@@ -101,9 +174,8 @@ fn every_target() {
     let targets = [
         CpuFeatures::avx2(),
         CpuFeatures::avx512(),
-        CpuFeatures {
-            ..CpuFeatures::avx512()
-        },
+        CpuFeatures::avx512_vnni(),
+        CpuFeatures::avx_vnni(),
         CpuFeatures {
             convention: CallingConvention::Win64,
             ..CpuFeatures::avx512()

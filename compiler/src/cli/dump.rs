@@ -116,6 +116,27 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                     });
                 }
             }
+            StepKind::IntegerLinear { matrix, tail } => {
+                let matrix = &plan.matrices[*matrix as usize];
+                specs.insert(KernelSpec::IntegerMatmul {
+                    format: matrix.format,
+                    arithmetic: matrix.arithmetic,
+                    panel,
+                    lanes,
+                });
+                specs.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
+                    vertical,
+                    panel,
+                    lanes,
+                }));
+            }
+            StepKind::Vertical(vertical) => {
+                specs.insert(KernelSpec::Vertical {
+                    vertical: vertical.clone(),
+                    panel,
+                    lanes,
+                });
+            }
             StepKind::RmsNorm { .. } => {
                 specs.insert(KernelSpec::RmsNorm { panel, lanes });
             }
@@ -160,6 +181,9 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::Dims(_)
             | StepKind::View
             | StepKind::Broadcast
+            | StepKind::Range
+            | StepKind::RangeScale
+            | StepKind::RangeZeroPoint
             | StepKind::ToPanels
             | StepKind::FromPanels => {}
         }

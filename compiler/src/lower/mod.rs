@@ -5,16 +5,20 @@
 //! unless something else reads it. Nothing is decided here that a pass could decide: layouts and formats are in the
 //! types already.
 
+mod fuse;
 mod select;
 mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 
 use lancet_artifact::{
-    Dim as PlanDim, Layout as PlanLayout, Plan, Port, Step, StepKind, Storage, ValueDesc, Weights,
+    Dim as PlanDim, Element, Extent, Layout as PlanLayout, Plan, Port, Step, StepKind, Storage,
+    ValueDesc, Vertical, VerticalOp, VerticalOperand, Weights,
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, TensorType, Value};
+use lancet_ops::{DType, Operator};
 
+use fuse::{Fusion, Group, fuse};
 use select::{Selected, select};
 use weights::Placement;
 
@@ -58,6 +62,7 @@ pub fn lower_into<'g>(
         values: HashMap::new(),
         symbols: BTreeMap::new(),
         matrices: HashMap::new(),
+        fusion: fuse(graph),
     };
     for symbol in graph.symbols() {
         let index = lowering.plan.symbols.len() as u32;
@@ -97,10 +102,22 @@ struct Lowering<'g, 'w> {
     symbols: BTreeMap<String, u32>,
     /// Packed matrices by the value that is their packed form.
     matrices: HashMap<Value, u32>,
+    fusion: Fusion,
 }
 
 impl Lowering<'_, '_> {
     fn node(&mut self, node: NodeId) -> Result<(), LowerError> {
+        if self.fusion.absorbed.contains(&node) {
+            return Ok(());
+        }
+        if let Some(group) = self.fusion.groups.remove(&node) {
+            return self.group(node, group);
+        }
+        if let Op::Apply(Operator::DynamicQuantizeLinear, _) = self.graph.op(node)
+            && self.graph.ty(Value { node, result: 0 }).layout == Layout::Panels
+        {
+            return self.dynamic_quantize(node);
+        }
         match select(self.graph, node)? {
             Selected::Input => {
                 let value = Value { node, result: 0 };
@@ -134,16 +151,98 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    fn push_step(&mut self, node: NodeId, kind: StepKind, inputs: Vec<Option<u32>>) {
-        let outputs = (0..self.graph.n_results(node) as u32)
-            .map(|result| self.push_value(Value { node, result }, Storage::Slot))
-            .collect();
+    /// Elementwise nodes as one step, behind the integer product that they follow.
+    fn group(&mut self, node: NodeId, group: Group) -> Result<(), LowerError> {
+        let mut inputs = Vec::with_capacity(group.operands.len() + 1);
+        let mut matrix = 0;
+        if let Some(product) = group.product {
+            let operand = |i| {
+                let operand = self.graph.operand(product, i);
+                operand.ok_or_else(|| unsupported(self.graph, product, "lacks an operand"))
+            };
+            let (x, weight) = (operand(0)?, operand(1)?);
+            inputs.push(Some(self.value(x)?));
+            matrix = self.matrix(weight)?;
+        }
+        for v in group.operands {
+            inputs.push(Some(self.value(v)?));
+        }
+        if let Some(vertical) = &group.vertical {
+            vertical
+                .check()
+                .map_err(|m| unsupported(self.graph, node, &m))?;
+        }
+        let kind = match (group.product, group.vertical) {
+            (Some(_), tail) => StepKind::IntegerLinear { matrix, tail },
+            (None, Some(vertical)) => StepKind::Vertical(vertical),
+            (None, None) => return Err(unsupported(self.graph, node, "has nothing to compute")),
+        };
+        let result = Value { node, result: 0 };
+        let output = self.push_value(result, Storage::Slot);
+        let name = describe(self.graph, group.product.unwrap_or(node));
+        self.push(name, kind, inputs, vec![output]);
+        Ok(())
+    }
+
+    /// The range of a tensor in panels, scale and zero point that follow from it, and the tensor in bytes.
+    fn dynamic_quantize(&mut self, node: NodeId) -> Result<(), LowerError> {
+        let x = self.graph.operand(node, 0);
+        let x = x.ok_or_else(|| unsupported(self.graph, node, "lacks its operand"))?;
+        let x = Some(self.value(x)?);
+        let name = describe(self.graph, node);
+        let range = self.plan.values.len() as u32;
+        self.plan.values.push(ValueDesc {
+            name: name.clone(),
+            dtype: DType::F32.name().to_owned(),
+            shape: vec![PlanDim::fixed(2)],
+            layout: PlanLayout::RowMajor,
+            storage: Storage::Slot,
+        });
+        let [y, scale, zero_point] =
+            [0, 1, 2].map(|result| self.push_value(Value { node, result }, Storage::Slot));
+        let operand = |element, extent| VerticalOperand { element, extent };
+        let quantize = Vertical {
+            operands: vec![
+                operand(Element::F32, Extent::Panels),
+                operand(Element::F32, Extent::Scalar),
+                operand(Element::I32, Extent::Scalar),
+            ],
+            ops: vec![VerticalOp::Quantize {
+                a: 0,
+                scale: 1,
+                zero_point: Some(2),
+            }],
+        };
+        let steps = [
+            (StepKind::Range, vec![x], range),
+            (StepKind::RangeScale, vec![Some(range)], scale),
+            (StepKind::RangeZeroPoint, vec![Some(range)], zero_point),
+            (
+                StepKind::Vertical(quantize),
+                vec![x, Some(scale), Some(zero_point)],
+                y,
+            ),
+        ];
+        for (kind, inputs, output) in steps {
+            self.push(name.clone(), kind, inputs, vec![output]);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: String, kind: StepKind, inputs: Vec<Option<u32>>, outputs: Vec<u32>) {
         self.plan.steps.push(Step {
-            name: describe(self.graph, node),
+            name,
             kind,
             inputs,
             outputs,
         });
+    }
+
+    fn push_step(&mut self, node: NodeId, kind: StepKind, inputs: Vec<Option<u32>>) {
+        let outputs = (0..self.graph.n_results(node) as u32)
+            .map(|result| self.push_value(Value { node, result }, Storage::Slot))
+            .collect();
+        self.push(describe(self.graph, node), kind, inputs, outputs);
     }
 
     /// Index of a value in the plan; a constant is placed in the weights at its first use.

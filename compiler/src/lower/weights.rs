@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use lancet_artifact::{MatrixDesc, WeightFormat as PlanFormat, Weights};
+use lancet_artifact::{Arithmetic, MatrixDesc, WeightFormat as PlanFormat, Weights};
+use lancet_codegen::formats;
 use lancet_ir::{Graph, Layout, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
 use lancet_passes::analysis::cost::{TOKENS, predict};
@@ -57,11 +58,11 @@ impl<'g, 'w> Placement<'g, 'w> {
                 "packs a weight that is not constant",
             ));
         };
-        let (Some(w), &[n, k]) = (tensor.as_slice::<f32>(), tensor.shape()) else {
+        let &[n, k] = tensor.shape() else {
             return Err(unsupported(
                 graph,
                 node,
-                "packs a weight that is not f32[n, k]",
+                "packs a weight of another rank than 2",
             ));
         };
         let wanted = match format {
@@ -70,9 +71,26 @@ impl<'g, 'w> Placement<'g, 'w> {
             WeightFormat::Bsr { r, c } => PlanFormat::Bsr { r: *r, c: *c },
             WeightFormat::NOfM { .. } => PlanFormat::Unstructured,
         };
-        let matrix = lancet_codegen::formats::pack(wanted, n, k, w)
-            .map_err(|e| unsupported(graph, node, &format!("cannot be packed: {e}")))?;
-        let pattern = SparsityPattern::of(w, n, k);
+        let (matrix, pattern) = match tensor.data() {
+            Data::F32(w) => (formats::pack(wanted, n, k, w), SparsityPattern::of(w, n, k)),
+            Data::I8(w) => {
+                let wide: Vec<i16> = w.iter().map(|&w| i16::from(w)).collect();
+                (
+                    formats::pack_integer(Arithmetic::Bytes, wanted, n, k, &wide),
+                    SparsityPattern::of(w, n, k),
+                )
+            }
+            Data::I16(w) => (
+                formats::pack_integer(Arithmetic::Bytes, wanted, n, k, w),
+                SparsityPattern::of(w, n, k),
+            ),
+            _ => {
+                let message = format!("packs a weight of {}", tensor.dtype());
+                return Err(unsupported(graph, node, &message));
+            }
+        };
+        let matrix =
+            matrix.map_err(|e| unsupported(graph, node, &format!("cannot be packed: {e}")))?;
         let cost = predict(&pattern, *format, TOKENS);
         let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
         let len = matrix.bytes.len() as u64;
@@ -80,6 +98,7 @@ impl<'g, 'w> Placement<'g, 'w> {
         Ok(MatrixDesc {
             name: describe(graph, source.node),
             format: matrix.format,
+            arithmetic: matrix.arithmetic,
             n: n as u32,
             k: k as u32,
             offset,

@@ -32,7 +32,8 @@ pub struct SparsityPattern {
 
 impl SparsityPattern {
     /// Counts the zeros of `w[n, k]`, row-major. Both zeros are zero; NaN is not.
-    pub fn of(w: &[f32], n: usize, k: usize) -> SparsityPattern {
+    pub fn of<T: Copy + Default + PartialEq>(w: &[T], n: usize, k: usize) -> SparsityPattern {
+        let zero = T::default();
         assert_eq!(w.len(), n * k, "a matrix has n * k elements");
         let mut pattern = SparsityPattern {
             n,
@@ -50,14 +51,14 @@ impl SparsityPattern {
             let row = &w[i * k..(i + 1) * k];
             let mut in_row = 0;
             for (mask, &x) in masks.iter_mut().zip(row) {
-                let set = u8::from(x != 0.0);
+                let set = u8::from(x != zero);
                 in_row += usize::from(set);
                 *mask |= set.wrapping_neg();
             }
             pattern.nnz += in_row;
             pattern.n_zero_rows += usize::from(in_row == 0);
             for group in row.chunks(4) {
-                let count = group.iter().map(|x| u8::from(*x != 0.0)).sum::<u8>();
+                let count = group.iter().map(|x| u8::from(*x != zero)).sum::<u8>();
                 pattern.max_in_group_of_4 = pattern.max_in_group_of_4.max(count);
                 pattern.stored[INPUT_BLOCKS] += if count > 0 { group.len() } else { 0 };
             }

@@ -15,6 +15,7 @@ mod file;
 mod plan;
 mod spec;
 mod validate;
+mod vertical;
 mod weights;
 mod wire;
 
@@ -26,6 +27,7 @@ pub use plan::{
     Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
     Storage, ValueDesc,
 };
-pub use spec::{KernelSpec, WeightFormat};
+pub use spec::{Arithmetic, KernelSpec, WeightFormat};
 pub use validate::ALIGNMENT;
+pub use vertical::{Element, Extent, Vertical, VerticalOp, VerticalOperand};
 pub use weights::Weights;

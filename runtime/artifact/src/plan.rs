@@ -7,7 +7,7 @@
 //! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
 //! runtime places it when the sizes are known.
 
-use crate::{Activation, Binary, WeightFormat};
+use crate::{Activation, Arithmetic, Binary, Vertical, WeightFormat};
 
 /// A compiled model without its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,7 +116,8 @@ pub enum Layout {
     #[default]
     RowMajor,
     /// Token panels `[ceil(m / w)][k][w]`: tokens `m` are the product of the leading dimensions, features `k` the last
-    /// one, `w` the panel width that the session chooses. Rank at least 1; the element type is `f32`.
+    /// one, `w` the panel width that the session chooses. Rank at least 1; the element type is `f32`, `i32`, or `u8`: then
+    /// `[ceil(m / w)][ceil(k / 4)][w][4]`, four features of a token together.
     Panels,
 }
 
@@ -193,6 +194,22 @@ pub enum StepKind {
         matrix: u32,
         activation: Activation,
     },
+    /// `x wᵀ` in exact `i32`, then an elementwise function; inputs `x`, bytes in panels of `k`, then the operands of `tail`
+    /// but the first, which is the product. Output panels of `n`: `i32`, or what `tail` gives.
+    IntegerLinear {
+        /// Index into [`Plan::matrices`].
+        matrix: u32,
+        tail: Option<Vertical>,
+    },
+    /// Panels to panels: an elementwise function of the inputs. One that is the same for all tokens is row-major: a number for
+    /// each feature, or one number (`f32`, `i32`, `i8` or `u8`).
+    Vertical(Vertical),
+    /// Least and greatest number of panels `f32`, and 0: output `f32[2]`.
+    Range,
+    /// The step from one number to the next when a range, input `f32[2]`, is quantized to bytes: output `f32[]`.
+    RangeScale,
+    /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]`.
+    RangeZeroPoint,
     /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`.
     ///
     /// `q` is `[batch, seq_q, num_heads * d]`, `k` is `[batch, seq_k, num_heads * d]`, `v` is `[batch, seq_k, num_heads *
@@ -239,6 +256,11 @@ impl StepKind {
             StepKind::LayerNorm { .. } => "layer_norm",
             StepKind::RmsNorm { .. } => "rms_norm",
             StepKind::Linear { .. } => "linear",
+            StepKind::IntegerLinear { .. } => "integer_linear",
+            StepKind::Vertical(_) => "elementwise",
+            StepKind::Range => "range",
+            StepKind::RangeScale => "range_scale",
+            StepKind::RangeZeroPoint => "range_zero_point",
             StepKind::Attention { .. } => "attention",
             StepKind::PackedAttention { .. } => "packed_attention",
             StepKind::Activation { .. } => "activation",
@@ -277,6 +299,8 @@ pub struct MatrixDesc {
     /// For messages only.
     pub name: String,
     pub format: WeightFormat,
+    /// What its products are computed in.
+    pub arithmetic: Arithmetic,
     /// Number of outputs.
     pub n: u32,
     /// Number of inputs.

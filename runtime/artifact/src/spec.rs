@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Activation, Binary, Right};
+use crate::{Activation, Binary, Right, Vertical};
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,38 @@ impl fmt::Display for WeightFormat {
     }
 }
 
+/// What the products of a packed weight are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arithmetic {
+    /// `f32`.
+    #[default]
+    Float,
+    /// Unsigned bytes times signed ones, summed in 16 bits as far as the weights prove that nothing saturates, then in 32.
+    Bytes,
+    /// Bytes widened to 16 bits, products summed in 32: exact for any weights.
+    Words,
+}
+
+impl Arithmetic {
+    /// Every arithmetic, in declaration order.
+    pub const ALL: [Arithmetic; 3] = [Arithmetic::Float, Arithmetic::Bytes, Arithmetic::Words];
+
+    /// The name in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arithmetic::Float => "f32",
+            Arithmetic::Bytes => "i8",
+            Arithmetic::Words => "i16",
+        }
+    }
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What a kernel is specialised on; equal specs share one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KernelSpec {
@@ -36,10 +68,23 @@ pub enum KernelSpec {
         /// Leading tokens of the panel that are computed: a multiple of 8, at most `panel`.
         lanes: u32,
     },
+    /// One row block of a packed integer weight times one quad panel: `i32`, exact.
+    IntegerMatmul {
+        format: WeightFormat,
+        arithmetic: Arithmetic,
+        panel: u32,
+        lanes: u32,
+    },
     /// The tail of a linear layer over rows of one panel, in place.
     Epilogue {
         activation: Activation,
         residual: bool,
+        panel: u32,
+        lanes: u32,
+    },
+    /// An elementwise function of several operands over rows of one panel.
+    Vertical {
+        vertical: Vertical,
         panel: u32,
         lanes: u32,
     },

@@ -154,7 +154,9 @@ impl Plan {
                 StepKind::Dims(dims) => self
                     .validate_dims(dims)
                     .map_err(|m| error("sizes".to_owned(), m))?,
-                StepKind::Linear { matrix, .. } if *matrix as usize >= self.matrices.len() => {
+                StepKind::Linear { matrix, .. } | StepKind::IntegerLinear { matrix, .. }
+                    if *matrix as usize >= self.matrices.len() =>
+                {
                     let m = format!("refers to matrix {matrix} of {}", self.matrices.len());
                     return Err(error("weight".to_owned(), m));
                 }

@@ -6,8 +6,9 @@
 use prost::{Message, Oneof};
 
 use crate::{
-    Activation, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan,
-    PlanError, Port, RowBlock, Step, StepKind, Storage, UnknownBinary, ValueDesc, WeightFormat,
+    Activation, Arithmetic, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc,
+    Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, UnknownBinary, ValueDesc, Vertical,
+    WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -100,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -137,6 +138,16 @@ enum KindMessage {
     MatMul(EmptyMessage),
     #[prost(message, tag = "24")]
     Softmax(EmptyMessage),
+    #[prost(message, tag = "40")]
+    IntegerLinear(IntegerLinearMessage),
+    #[prost(message, tag = "41")]
+    Vertical(VerticalMessage),
+    #[prost(message, tag = "42")]
+    Range(EmptyMessage),
+    #[prost(message, tag = "43")]
+    RangeScale(EmptyMessage),
+    #[prost(message, tag = "44")]
+    RangeZeroPoint(EmptyMessage),
     #[prost(message, tag = "25")]
     PackedAttention(AttentionMessage),
 }
@@ -158,6 +169,22 @@ struct LinearMessage {
     matrix: u32,
     #[prost(string, tag = "2")]
     activation: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IntegerLinearMessage {
+    #[prost(uint32, tag = "1")]
+    matrix: u32,
+    #[prost(message, optional, tag = "2")]
+    tail: Option<VerticalMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VerticalMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    operands: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    ops: Vec<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -252,6 +279,9 @@ struct MatrixMessage {
     predicted_speedup: f32,
     #[prost(message, repeated, tag = "12")]
     predicted_cycles: Vec<TermMessage>,
+    /// Position in `Arithmetic::ALL`.
+    #[prost(uint32, tag = "13")]
+    arithmetic: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -440,6 +470,16 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::RmsNorm { epsilon } => KindMessage::RmsNorm(*epsilon),
             StepKind::MatMul => KindMessage::MatMul(empty),
             StepKind::Softmax => KindMessage::Softmax(empty),
+            StepKind::IntegerLinear { matrix, tail } => {
+                KindMessage::IntegerLinear(IntegerLinearMessage {
+                    matrix: *matrix,
+                    tail: tail.as_ref().map(vertical_message),
+                })
+            }
+            StepKind::Vertical(v) => KindMessage::Vertical(vertical_message(v)),
+            StepKind::Range => KindMessage::Range(empty),
+            StepKind::RangeScale => KindMessage::RangeScale(empty),
+            StepKind::RangeZeroPoint => KindMessage::RangeZeroPoint(empty),
             StepKind::Linear { matrix, activation } => KindMessage::Linear(LinearMessage {
                 matrix: *matrix,
                 activation: activation.name().to_owned(),
@@ -499,6 +539,14 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
         Some(KindMessage::Softmax(_)) => StepKind::Softmax,
+        Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
+            matrix: m.matrix,
+            tail: m.tail.as_ref().map(vertical).transpose().map_err(error)?,
+        },
+        Some(KindMessage::Vertical(ref m)) => StepKind::Vertical(vertical(m).map_err(error)?),
+        Some(KindMessage::Range(_)) => StepKind::Range,
+        Some(KindMessage::RangeScale(_)) => StepKind::RangeScale,
+        Some(KindMessage::RangeZeroPoint(_)) => StepKind::RangeZeroPoint,
         Some(KindMessage::Linear(ref m)) => StepKind::Linear {
             matrix: m.matrix,
             activation: activation(&m.activation)?,
@@ -528,6 +576,16 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         outputs: message.outputs,
         name: message.name,
     })
+}
+
+fn vertical_message(vertical: &Vertical) -> VerticalMessage {
+    let (operands, ops) = vertical.to_numbers();
+    VerticalMessage { operands, ops }
+}
+
+fn vertical(message: &VerticalMessage) -> Result<Vertical, String> {
+    Vertical::of_numbers(&message.operands, &message.ops)
+        .ok_or_else(|| "unknown elementwise operation".to_owned())
 }
 
 fn attribute_message(value: &Attribute) -> AttributeValue {
@@ -590,6 +648,7 @@ fn matrix_message(matrix: &MatrixDesc) -> MatrixMessage {
                 cycles: *cycles,
             })
             .collect(),
+        arithmetic: matrix.arithmetic as u32,
     }
 }
 
@@ -606,6 +665,9 @@ fn matrix(i: usize, message: MatrixMessage) -> Result<MatrixDesc, PlanError> {
             c: c as u8,
         },
         (name, parameters) => return Err(error(format!("unknown format `{name}` {parameters:?}"))),
+    };
+    let Some(&arithmetic) = Arithmetic::ALL.get(message.arithmetic as usize) else {
+        return Err(error(format!("unknown arithmetic {}", message.arithmetic)));
     };
     if !message.row_blocks.len().is_multiple_of(4) {
         return Err(error("row blocks are not records of four".to_owned()));
@@ -627,6 +689,7 @@ fn matrix(i: usize, message: MatrixMessage) -> Result<MatrixDesc, PlanError> {
     }
     Ok(MatrixDesc {
         format,
+        arithmetic,
         n: message.n,
         k: message.k,
         offset: message.offset,

@@ -1,8 +1,9 @@
 //! Plans and artifacts survive the trip through bytes; damaged bytes are errors.
 
 use lancet_artifact::{
-    Activation, ArtifactError, Attribute, AttributeTensor, Binary, Dim, Layout, MatrixDesc, Plan,
-    Port, RowBlock, Step, StepKind, Storage, ValueDesc, WeightFormat, Weights, read, write,
+    Activation, Arithmetic, ArtifactError, Attribute, AttributeTensor, Binary, Dim, Element,
+    Extent, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind, Storage, ValueDesc, Vertical,
+    VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -43,6 +44,29 @@ fn activation() -> impl Strategy<Value = Activation> {
     proptest::sample::select(&Activation::ALL[..])
 }
 
+/// Any expression, sensible or not.
+fn vertical() -> impl Strategy<Value = Vertical> {
+    let number = || 0u32..1000;
+    let element = proptest::sample::select(&[Element::F32, Element::I32][..]);
+    let extents = [Extent::Panels, Extent::Features, Extent::Scalar];
+    let operand = (element, proptest::sample::select(extents.to_vec()))
+        .prop_map(|(element, extent)| VerticalOperand { element, extent });
+    let binary = proptest::sample::select(&Binary::ALL[..]);
+    let op = prop_oneof![
+        (binary, number(), number()).prop_map(|(op, a, b)| VerticalOp::Binary { op, a, b }),
+        (activation(), number()).prop_map(|(kind, a)| VerticalOp::Activation { kind, a }),
+        number().prop_map(|a| VerticalOp::ToFloat { a }),
+        (number(), number(), proptest::option::of(number())).prop_map(|(a, scale, zero_point)| {
+            VerticalOp::Quantize {
+                a,
+                scale,
+                zero_point,
+            }
+        }),
+    ];
+    (vec(operand, 0..9), vec(op, 0..6)).prop_map(|(operands, ops)| Vertical { operands, ops })
+}
+
 fn kind() -> impl Strategy<Value = StepKind> {
     prop_oneof![
         (text(), vec((text(), attribute()), 0..3)).prop_map(|(operator, attributes)| {
@@ -79,6 +103,12 @@ fn kind() -> impl Strategy<Value = StepKind> {
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
         Just(StepKind::Softmax),
+        (any::<u32>(), proptest::option::of(vertical()))
+            .prop_map(|(matrix, tail)| StepKind::IntegerLinear { matrix, tail }),
+        vertical().prop_map(StepKind::Vertical),
+        Just(StepKind::Range),
+        Just(StepKind::RangeScale),
+        Just(StepKind::RangeZeroPoint),
     ]
 }
 
@@ -121,13 +151,15 @@ fn matrix() -> impl Strategy<Value = MatrixDesc> {
         any::<u64>(),
         any::<u64>(),
     );
-    (text(), format, sizes, vec(block, 0..3), 0f32..100.0).prop_map(
-        |(name, format, (n, k, offset, len, nnz), row_blocks, predicted_speedup)| MatrixDesc {
+    let stored = (format, proptest::sample::select(&Arithmetic::ALL[..]));
+    (text(), stored, sizes, vec(block, 0..3), 0f32..100.0).prop_map(
+        |(name, stored, (n, k, offset, len, nnz), row_blocks, predicted_speedup)| MatrixDesc {
             pattern: name.clone(),
             predicted_speedup,
             predicted_cycles: vec![(name.clone(), predicted_speedup)],
             name,
-            format,
+            format: stored.0,
+            arithmetic: stored.1,
             n,
             k,
             offset,

@@ -1,5 +1,7 @@
 //! Between row-major tensors and token panels.
 
+use lancet_ops::DType;
+
 use crate::panels::PanelShape;
 use crate::pool::Parts;
 use crate::session::Reads;
@@ -11,6 +13,9 @@ const BLOCK: usize = 16;
 /// Row-major to panels.
 pub(crate) struct ToPanels {
     x: usize,
+    /// Elements are bytes, of which four features are a dword.
+    in_bytes: bool,
+    features: usize,
     shape: PanelShape,
     parts: Parts,
 }
@@ -28,6 +33,8 @@ impl ToPanels {
         let shape = sizes.panels(out);
         Ok(ToPanels {
             x,
+            in_bytes: sizes.dtype(x) == DType::U8,
+            features: sizes.features(out),
             shape,
             parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
         })
@@ -39,7 +46,11 @@ impl ToPanels {
         out: &mut [f32],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        let (x, k) = (reads.f32(self.x), self.shape.features);
+        if self.in_bytes {
+            return self.run_bytes(reads, out, workers);
+        }
+        let x: &[f32] = bytemuck::cast_slice(reads.bytes(self.x));
+        let k = self.shape.features;
         workers
             .team
             .for_each_part(&self.parts, out, |p, _, panel| {
@@ -52,6 +63,32 @@ impl ToPanels {
                     panel,
                     |y, x| *y = x,
                 );
+            })?;
+        Ok(())
+    }
+}
+
+impl ToPanels {
+    fn run_bytes(
+        &self,
+        reads: &Reads<'_>,
+        out: &mut [f32],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        let (x, k) = (reads.bytes(self.x), self.features);
+        workers
+            .team
+            .for_each_part(&self.parts, out, |p, _, panel| {
+                let (first, stride) = (p * self.shape.width, self.shape.stride(p));
+                panel.fill(0.0);
+                for t in 0..self.shape.tokens_in(p) {
+                    let token = &x[(first + t) * k..(first + t + 1) * k];
+                    for (quad, y) in token.chunks(4).zip(panel.chunks_exact_mut(stride)) {
+                        let mut bytes = [0; 4];
+                        bytes[..quad.len()].copy_from_slice(quad);
+                        y[t] = f32::from_bits(u32::from_le_bytes(bytes));
+                    }
+                }
             })?;
         Ok(())
     }

@@ -153,7 +153,7 @@ pub(crate) fn unpack(matrix: &Matrix) -> Result<Vec<f32>, String> {
         let rows =
             block.row0 as usize * matrix.k()..(block.row0 + block.n_rows) as usize * matrix.k();
         lancet_codegen::formats::unpack_block(
-            matrix.format(),
+            (matrix.format(), matrix.arithmetic()),
             matrix.k(),
             matrix.block(i),
             &mut w[rows],

@@ -9,16 +9,20 @@ mod attention;
 mod binary;
 mod convert;
 mod embedding_lookup;
+mod integer_linear;
 pub(crate) mod linear;
 mod matmul;
 mod norm;
+pub(crate) mod range;
 pub(crate) mod sizes;
 mod softmax;
+mod vertical;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lancet_artifact::{KernelSpec, StepKind};
+use lancet_ops::DType;
 
 use crate::bind::Binding;
 use crate::jit::Kernel;
@@ -34,6 +38,9 @@ pub(crate) enum Bound {
     EmbeddingLookup(embedding_lookup::EmbeddingLookup),
     Norm(norm::Norm),
     Linear(linear::Linear),
+    IntegerLinear(integer_linear::IntegerLinear),
+    Elementwise(vertical::Elementwise),
+    Range(range::Range),
     Attention(Box<attention::Attention>),
     Activation(activation::Activate),
     Binary(binary::Binary),
@@ -93,6 +100,15 @@ impl Sizes<'_> {
 
     fn shape(&self, v: usize) -> &[usize] {
         &self.binding.shapes[v]
+    }
+
+    fn dtype(&self, v: usize) -> DType {
+        self.shared.program.values[v].dtype
+    }
+
+    /// Features of a value in panels.
+    fn features(&self, v: usize) -> usize {
+        self.shared.program.values[v].features
     }
 
     fn panels(&self, v: usize) -> PanelShape {
@@ -236,13 +252,23 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             let step = attention::Attention::bind_packed(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }
+        StepKind::IntegerLinear { matrix, tail } => Bound::IntegerLinear(
+            integer_linear::IntegerLinear::bind(sizes, *matrix as usize, tail.as_ref())?,
+        ),
+        StepKind::Vertical(v) => Bound::Elementwise(vertical::Elementwise::bind(sizes, v)?),
+        StepKind::Range => Bound::Range(range::Range::bind(sizes)?),
         StepKind::Activation { kind } => {
             Bound::Activation(activation::Activate::bind(sizes, *kind)?)
         }
         StepKind::Binary { op } => Bound::Binary(binary::Binary::bind(sizes, *op)?),
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
         StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
-        StepKind::Portable { .. } | StepKind::Dims(_) | StepKind::View | StepKind::Broadcast => {
+        StepKind::Portable { .. }
+        | StepKind::Dims(_)
+        | StepKind::View
+        | StepKind::Broadcast
+        | StepKind::RangeScale
+        | StepKind::RangeZeroPoint => {
             return Err("is no step over panels".to_owned());
         }
     })
@@ -262,6 +288,9 @@ impl Bound {
             Bound::EmbeddingLookup(step) => step.run(reads, out, workers),
             Bound::Norm(step) => step.run(reads, out, workers),
             Bound::Linear(step) => step.run(reads, out, workers),
+            Bound::IntegerLinear(step) => step.run(reads, out, workers),
+            Bound::Elementwise(step) => step.run(reads, out, workers),
+            Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
             Bound::Activation(step) => step.run(reads, out, workers),
             Bound::Binary(step) => step.run(reads, out, workers),
@@ -278,6 +307,9 @@ impl Bound {
             Bound::EmbeddingLookup(step) => (step.kernel_name(), "portable_embedding_lookup"),
             Bound::Norm(step) => (step.kernel_name(), "portable_norm"),
             Bound::Linear(step) => (step.kernel_name(), "portable_linear"),
+            Bound::IntegerLinear(step) => (step.kernel_name(), "portable_integer_linear"),
+            Bound::Elementwise(step) => (step.kernel_name(), "portable_elementwise"),
+            Bound::Range(_) => (None, "range"),
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
             Bound::Activation(step) => (step.kernel_name(), "portable_activation"),
             Bound::Binary(step) => (step.kernel_name(), "portable_binary"),
@@ -291,12 +323,15 @@ impl Bound {
     pub(crate) fn flops(&self) -> u64 {
         match self {
             Bound::Linear(step) => step.flops(),
+            Bound::IntegerLinear(step) => step.flops(),
             Bound::Attention(step) => step.flops(),
             Bound::MatMul(step) => step.flops(),
             Bound::ToPanels(_)
             | Bound::FromPanels(_)
             | Bound::EmbeddingLookup(_)
             | Bound::Norm(_)
+            | Bound::Elementwise(_)
+            | Bound::Range(_)
             | Bound::Activation(_)
             | Bound::Binary(_)
             | Bound::Softmax(_) => 0,

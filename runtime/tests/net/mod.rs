@@ -190,6 +190,7 @@ impl Net {
             predicted_cycles: Vec::new(),
             name: format!("m{matrix}"),
             format: packed.format,
+            arithmetic: packed.arithmetic,
             n: n as u32,
             k: k as u32,
             offset,

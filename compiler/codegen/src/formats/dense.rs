@@ -4,7 +4,7 @@
 //! `{ x_offset, k_len, data, 0: u32 }`, and for each k-block `f32[n_tiles][k_len][6]` then `f32[n_singles][k_len]`.
 //! Tiles are six consecutive rows; the rows left over are singles.
 
-use lancet_artifact::{RowBlock, WeightFormat};
+use lancet_artifact::{Arithmetic, RowBlock, WeightFormat};
 
 use super::partition::{k_blocks, row_blocks};
 use super::reader::{align, put_u32, u32_at};
@@ -65,6 +65,7 @@ pub(super) fn pack(n: usize, k: usize, w: &[f32]) -> Result<PackedMatrix, Format
     }
     Ok(PackedMatrix {
         format: WeightFormat::Dense,
+        arithmetic: Arithmetic::Float,
         n,
         k,
         bytes,

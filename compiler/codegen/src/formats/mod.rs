@@ -9,13 +9,15 @@
 //! the weight split in halves.
 
 mod dense;
+pub(crate) mod integer;
 mod partition;
 mod reader;
 pub(crate) mod sparse;
 mod unpack;
 
-use lancet_artifact::{RowBlock, WeightFormat};
+use lancet_artifact::{Arithmetic, RowBlock, WeightFormat};
 
+pub use integer::MAX_WEIGHT;
 pub use unpack::unpack_block;
 
 pub(crate) use dense::{ENTRY_BYTES as DENSE_ENTRY_BYTES, TILE as DENSE_TILE};
@@ -31,6 +33,7 @@ pub(crate) const HEADER_BYTES: usize = 64;
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedMatrix {
     pub format: WeightFormat,
+    pub arithmetic: Arithmetic,
     pub n: usize,
     pub k: usize,
     pub bytes: Vec<u8>,
@@ -49,6 +52,10 @@ pub enum FormatError {
     Unsupported(WeightFormat),
     #[error("weight has {elements} elements, expected {n} x {k}, neither 0")]
     Shape { n: usize, k: usize, elements: usize },
+    #[error("no packed format for {0} weights")]
+    Arithmetic(Arithmetic),
+    #[error("integer weight {0} is not within +-{max}", max = MAX_WEIGHT)]
+    Range(i16),
     #[error("weight {n} x {k} is too large to pack")]
     TooLarge { n: usize, k: usize },
     #[error("packed weight, row block {block}: {what}")]
@@ -71,6 +78,46 @@ pub fn stored_format(format: WeightFormat, k: usize) -> WeightFormat {
     }
 }
 
+/// The format whose records store integer weights of `format`: quads for all but dense.
+pub fn stored_integer_format(format: WeightFormat) -> WeightFormat {
+    match format {
+        WeightFormat::Dense => WeightFormat::Dense,
+        WeightFormat::Unstructured | WeightFormat::Bsr { .. } => WeightFormat::Bsr { r: 1, c: 4 },
+    }
+}
+
+/// Packs the integers `w`, row-major `[n, k]`, as [`stored_integer_format`] of `format`.
+///
+/// # Errors
+/// As [`pack`]; [`FormatError::Range`] if a weight is beyond [`MAX_WEIGHT`], [`FormatError::Arithmetic`] for `Float`.
+pub fn pack_integer(
+    arithmetic: Arithmetic,
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    w: &[i16],
+) -> Result<PackedMatrix, FormatError> {
+    check_sizes(n, k, w.len())?;
+    if arithmetic == Arithmetic::Float {
+        return Err(FormatError::Arithmetic(arithmetic));
+    }
+    if let Some(&w) = w.iter().find(|w| w.unsigned_abs() > MAX_WEIGHT as u16) {
+        return Err(FormatError::Range(w));
+    }
+    let format = stored_integer_format(format);
+    Ok(integer::pack(arithmetic, format, n, k, w))
+}
+
+fn check_sizes(n: usize, k: usize, elements: usize) -> Result<(), FormatError> {
+    if n == 0 || k == 0 || n.checked_mul(k) != Some(elements) {
+        return Err(FormatError::Shape { n, k, elements });
+    }
+    if n.max(k) > u32::MAX as usize / (2 * UNIT) {
+        return Err(FormatError::TooLarge { n, k });
+    }
+    Ok(())
+}
+
 /// Packs `w`, row-major `[n, k]`, as [`stored_format`] of `format`.
 ///
 /// # Errors
@@ -81,16 +128,7 @@ pub fn pack(
     k: usize,
     w: &[f32],
 ) -> Result<PackedMatrix, FormatError> {
-    if n == 0 || k == 0 || n.checked_mul(k) != Some(w.len()) {
-        return Err(FormatError::Shape {
-            n,
-            k,
-            elements: w.len(),
-        });
-    }
-    if n.max(k) > u32::MAX as usize / (2 * UNIT) {
-        return Err(FormatError::TooLarge { n, k });
-    }
+    check_sizes(n, k, w.len())?;
     let format = stored_format(format, k);
     match sparse::Kind::of(format) {
         None => dense::pack(n, k, w),
@@ -103,7 +141,7 @@ pub fn pack(
 /// # Errors
 /// [`FormatError::Invalid`] with the first row block that is not as a packer writes it.
 pub fn validate(
-    format: WeightFormat,
+    (format, arithmetic): (WeightFormat, Arithmetic),
     n: usize,
     k: usize,
     row_blocks: &[RowBlock],
@@ -112,7 +150,11 @@ pub fn validate(
     if n == 0 || k == 0 || n.max(k) > u32::MAX as usize / (2 * UNIT) {
         return Err(FormatError::Shape { n, k, elements: 0 });
     }
-    if stored_format(format, k) != format {
+    let stored = match arithmetic {
+        Arithmetic::Float => stored_format(format, k),
+        Arithmetic::Bytes | Arithmetic::Words => stored_integer_format(format),
+    };
+    if stored != format {
         return Err(FormatError::Unsupported(format));
     }
     let kind = sparse::Kind::of(format);
@@ -133,9 +175,10 @@ pub fn validate(
         let bytes = range
             .and_then(|(offset, len)| bytes.get(offset..offset.checked_add(len)?))
             .ok_or_else(|| invalid("lies outside the bytes"))?;
-        match kind {
-            None => dense::validate(n_rows, k, bytes),
-            Some(kind) => sparse::validate(kind, n_rows, k, bytes),
+        match (arithmetic, kind) {
+            (Arithmetic::Float, None) => dense::validate(n_rows, k, bytes),
+            (Arithmetic::Float, Some(kind)) => sparse::validate(kind, n_rows, k, bytes),
+            (_, _) => integer::validate(arithmetic, n_rows, k, bytes),
         }
         .map_err(invalid)?;
     }

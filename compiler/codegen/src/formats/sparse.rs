@@ -16,7 +16,7 @@
 
 use std::ops::Range;
 
-use lancet_artifact::{RowBlock, WeightFormat};
+use lancet_artifact::{Arithmetic, RowBlock, WeightFormat};
 
 use super::partition::{k_blocks, row_blocks};
 use super::reader::{align, put_u32, u16_at, u32_at};
@@ -224,6 +224,7 @@ pub(super) fn pack(
         .collect();
     let mut packed = PackedMatrix {
         format,
+        arithmetic: Arithmetic::Float,
         n,
         k,
         bytes: Vec::new(),

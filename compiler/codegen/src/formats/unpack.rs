@@ -1,29 +1,37 @@
 //! Packed weights back to a plain matrix, for steps that run without a kernel.
 
-use lancet_artifact::WeightFormat;
+use lancet_artifact::{Arithmetic, WeightFormat};
 
-use super::dense;
 use super::reader::{u16_at, u32_at};
 use super::sparse::{self, Kind};
 use super::{FormatError, HEADER_BYTES, UNIT};
+use super::{dense, integer};
 
 /// Writes the rows of one row block, `[n_rows, k]` row-major.
 ///
 /// # Errors
 /// [`FormatError::Invalid`] if the block does not pass [`validate`](super::validate).
 pub fn unpack_block(
-    format: WeightFormat,
+    (format, arithmetic): (WeightFormat, Arithmetic),
     k: usize,
     block: &[u8],
     w: &mut [f32],
 ) -> Result<(), FormatError> {
     let n_rows = w.len().checked_div(k).unwrap_or(0);
     w.fill(0.0);
-    match Kind::of(format) {
-        None => dense::validate(n_rows, k, block).and_then(|()| unpack_dense(k, block, w)),
-        Some(kind) => {
+    match (arithmetic, Kind::of(format)) {
+        (Arithmetic::Float, None) => {
+            dense::validate(n_rows, k, block).and_then(|()| unpack_dense(k, block, w))
+        }
+        (Arithmetic::Float, Some(kind)) => {
             sparse::validate(kind, n_rows, k, block).and_then(|()| unpack_sparse(kind, k, block, w))
         }
+        (_, _) => integer::visit(arithmetic, n_rows, k, block, |row, column, weights| {
+            let row = &mut w[row * k..(row + 1) * k];
+            for (w, v) in row[column..].iter_mut().zip(weights) {
+                *w += f32::from(v);
+            }
+        }),
     }
     .map_err(|what| FormatError::Invalid { block: 0, what })
 }
@@ -122,7 +130,13 @@ mod tests {
                     let rows = block.row0 as usize * k..(block.row0 + block.n_rows) as usize * k;
                     let bytes =
                         &packed.bytes[block.offset as usize..(block.offset + block.len) as usize];
-                    unpack_block(packed.format, k, bytes, &mut back[rows]).expect("unpacks");
+                    unpack_block(
+                        (packed.format, packed.arithmetic),
+                        k,
+                        bytes,
+                        &mut back[rows],
+                    )
+                    .expect("unpacks");
                 }
                 assert_eq!(back, w, "{format:?} [{n}, {k}]");
             }

@@ -5,12 +5,14 @@ mod binary;
 mod dense;
 pub mod embedding;
 mod epilogue;
+mod integer;
 mod layer_norm;
 mod math;
 pub mod probe;
 mod sparse;
+mod vertical;
 
-use lancet_artifact::{Right, WeightFormat};
+use lancet_artifact::{Arithmetic, Right, WeightFormat};
 
 use crate::formats::sparse::Kind;
 use crate::kir::{Program, Scale};
@@ -48,6 +50,23 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 Some(kind) => sparse::program(name, kind, &tile),
             })
         }
+        KernelSpec::IntegerMatmul {
+            format,
+            arithmetic,
+            panel,
+            lanes,
+        } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            if crate::formats::stored_integer_format(format) != format
+                || arithmetic == Arithmetic::Float
+            {
+                return Err(error("integers are not stored in this format"));
+            }
+            let method = integer::Method::of(arithmetic, features);
+            let how = method.name();
+            let name = format!("i8_matmul_quads_{how}_{panel}x{lanes}_v{}", tile.vl);
+            Ok(integer::program(name, method, &tile))
+        }
         KernelSpec::Epilogue {
             activation,
             residual,
@@ -58,6 +77,19 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             let add = if residual { "_add" } else { "" };
             let name = format!("f32_{activation}{add}_{panel}x{lanes}_v{}", tile.vl);
             Ok(epilogue::program(name, activation, residual, &tile))
+        }
+        KernelSpec::Vertical {
+            ref vertical,
+            panel,
+            lanes,
+        } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            let result = vertical
+                .check()
+                .map_err(|_| error("the expression is malformed"))?;
+            let name = vertical::name(vertical, result);
+            let name = format!("{name}_{panel}x{lanes}_v{}", tile.vl);
+            Ok(vertical::program(name, vertical, result, &tile))
         }
         KernelSpec::Binary {
             op,

@@ -244,11 +244,20 @@ impl Builder {
         });
     }
 
+    /// `acc += the dot product of four unsigned bytes of a and four signed ones of b`, in each lane.
+    pub fn dot(&mut self, acc: Vector, a: Vector, b: impl Into<Operand>) {
+        self.op(Op::Dot {
+            acc,
+            a,
+            b: b.into(),
+        });
+    }
+
     pub fn unary(&mut self, op: Unary, dst: Vector, src: Vector) {
         self.op(Op::Unary { op, dst, src });
     }
 
-    /// Shifts i32 lanes by `bits` (0 to 31).
+    /// Shifts i32 lanes by `bits` (0 to 31), or i16 ones (0 to 15).
     pub fn shift(&mut self, op: Shift, dst: Vector, src: Vector, bits: u8) {
         self.op(Op::Shift {
             op,

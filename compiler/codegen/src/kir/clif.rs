@@ -4,9 +4,9 @@
 //! any scalar, prefetches are dropped, loops are top-tested.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::{F32, F32X4, I8, I16, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{F32, F32X4, I8, I16, I16X8, I32, I32X4, I64};
 use cranelift_codegen::ir::{
-    AbiParam, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
+    AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
@@ -162,7 +162,17 @@ impl Emitter<'_> {
     }
 
     fn floats(&mut self, v: Value) -> Value {
-        self.b.ins().bitcast(F32X4, MemFlagsData::new(), v)
+        let flags = if self.b.func.dfg.value_type(v) == I16X8 {
+            MemFlagsData::new().with_endianness(Endianness::Little)
+        } else {
+            MemFlagsData::new()
+        };
+        self.b.ins().bitcast(F32X4, flags, v)
+    }
+
+    fn words(&mut self, v: Value) -> Value {
+        let flags = MemFlagsData::new().with_endianness(Endianness::Little);
+        self.b.ins().bitcast(I16X8, flags, v)
     }
 
     fn multiply_add(&mut self, a: Value, b: Value, c: Value) -> Value {
@@ -192,15 +202,67 @@ impl Emitter<'_> {
             Binary::AndNot => self.b.ins().band_not(y, x),
             Binary::Or => self.b.ins().bor(x, y),
             Binary::Xor => self.b.ins().bxor(x, y),
-            Binary::IntAdd | Binary::IntSub => {
+            Binary::IntAdd | Binary::IntSub | Binary::IntMul => {
                 let (x, y) = (self.ints(x), self.ints(y));
                 let z = match op {
                     Binary::IntAdd => self.b.ins().iadd(x, y),
-                    _ => self.b.ins().isub(x, y),
+                    Binary::IntSub => self.b.ins().isub(x, y),
+                    _ => self.b.ins().imul(x, y),
                 };
                 self.floats(z)
             }
+            Binary::WordAdd => {
+                let (x, y) = (self.words(x), self.words(y));
+                let z = self.b.ins().iadd(x, y);
+                self.floats(z)
+            }
+            Binary::WordPairs => {
+                let (x, y) = (self.words(x), self.words(y));
+                let z = self.word_pairs(x, y);
+                self.floats(z)
+            }
+            Binary::BytePairs => {
+                let ([x0, x1], [y0, y1]) = (self.unsigned_bytes(x), self.signed_bytes(y));
+                // A product of an unsigned and a signed byte fits 16 bits.
+                let (even, odd) = (self.b.ins().imul(x0, y0), self.b.ins().imul(x1, y1));
+                let z = self.b.ins().sadd_sat(even, odd);
+                self.floats(z)
+            }
         }
+    }
+
+    /// The sums of products of neighbouring i16, as i32; spelt so that x64 has one instruction for it.
+    fn word_pairs(&mut self, x: Value, y: Value) -> Value {
+        let (x0, y0) = (self.b.ins().swiden_low(x), self.b.ins().swiden_low(y));
+        let low = self.b.ins().imul(x0, y0);
+        let (x1, y1) = (self.b.ins().swiden_high(x), self.b.ins().swiden_high(y));
+        let high = self.b.ins().imul(x1, y1);
+        self.b.ins().iadd_pairwise(low, high)
+    }
+
+    /// The even and the odd bytes as i16, without sign.
+    fn unsigned_bytes(&mut self, x: Value) -> [Value; 2] {
+        let x = self.words(x);
+        let n = self.b.ins().iconst(I32, 8);
+        let high = self.b.ins().ishl(x, n);
+        [self.b.ins().ushr(high, n), self.b.ins().ushr(x, n)]
+    }
+
+    /// The even and the odd bytes as i16, with sign.
+    fn signed_bytes(&mut self, x: Value) -> [Value; 2] {
+        let x = self.words(x);
+        let n = self.b.ins().iconst(I32, 8);
+        let high = self.b.ins().ishl(x, n);
+        [self.b.ins().sshr(high, n), self.b.ins().sshr(x, n)]
+    }
+
+    fn dot(&mut self, acc: Value, x: Value, y: Value) -> Value {
+        let ([x0, x1], [y0, y1]) = (self.unsigned_bytes(x), self.signed_bytes(y));
+        let (even, odd) = (self.word_pairs(x0, y0), self.word_pairs(x1, y1));
+        let sum = self.b.ins().iadd(even, odd);
+        let acc = self.ints(acc);
+        let sum = self.b.ins().iadd(acc, sum);
+        self.floats(sum)
     }
 
     fn unary(&mut self, op: Unary, x: Value) -> Value {
@@ -219,12 +281,15 @@ impl Emitter<'_> {
     }
 
     fn shift(&mut self, op: Shift, x: Value, bits: u8) -> Value {
-        let x = self.ints(x);
+        let x = match op {
+            Shift::Left | Shift::RightLogical | Shift::RightArithmetic => self.ints(x),
+            Shift::WordLeft | Shift::WordRightLogical | Shift::WordRightArithmetic => self.words(x),
+        };
         let n = self.b.ins().iconst(I32, i64::from(bits));
         let y = match op {
-            Shift::Left => self.b.ins().ishl(x, n),
-            Shift::RightLogical => self.b.ins().ushr(x, n),
-            Shift::RightArithmetic => self.b.ins().sshr(x, n),
+            Shift::Left | Shift::WordLeft => self.b.ins().ishl(x, n),
+            Shift::RightLogical | Shift::WordRightLogical => self.b.ins().ushr(x, n),
+            Shift::RightArithmetic | Shift::WordRightArithmetic => self.b.ins().sshr(x, n),
         };
         self.floats(y)
     }
@@ -304,6 +369,14 @@ impl Emitter<'_> {
                     let c = self.operand(b, q);
                     let z = self.multiply_add(x, y, c);
                     self.set_vector(*dst, q, z);
+                }
+            }
+            Op::Dot { acc, a, b } => {
+                for q in 0..self.pieces {
+                    let (x, y) = (self.vector(*a, q), self.operand(b, q));
+                    let c = self.vector(*acc, q);
+                    let z = self.dot(c, x, y);
+                    self.set_vector(*acc, q, z);
                 }
             }
             Op::Unary { op, dst, src } => {

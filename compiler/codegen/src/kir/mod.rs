@@ -124,6 +124,14 @@ pub enum Binary {
     IntAdd,
     /// i32, wrapping.
     IntSub,
+    /// i32, wrapping.
+    IntMul,
+    /// i16 lanes, wrapping.
+    WordAdd,
+    /// Each i32 lane is two i16: the sum of their products with the other's, as i32.
+    WordPairs,
+    /// Each i16 is two bytes, unsigned in `a` and signed in `b`: the sum of their products, saturated to i16.
+    BytePairs,
 }
 
 /// `dst = op src`, lane by lane.
@@ -136,12 +144,15 @@ pub enum Unary {
     ToFloat,
 }
 
-/// `dst = src shifted by a constant`, on i32 lanes.
+/// `dst = src shifted by a constant`, on i32 lanes, or on the i16 halves of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shift {
     Left,
     RightLogical,
     RightArithmetic,
+    WordLeft,
+    WordRightLogical,
+    WordRightArithmetic,
 }
 
 /// A comparison of f32 lanes. All but `Ne` and `Unordered` are false when either side is NaN.
@@ -222,6 +233,12 @@ pub enum Op {
     /// `dst = dst * a + b`, fused where the CPU can.
     MulAdd {
         dst: Vector,
+        a: Vector,
+        b: Operand,
+    },
+    /// `acc += sum of a's four unsigned bytes times b's four signed ones`, in each i32 lane, wrapping.
+    Dot {
+        acc: Vector,
         a: Vector,
         b: Operand,
     },

@@ -76,6 +76,10 @@ fn binary(op: Binary) -> &'static str {
         Binary::Xor => "xor",
         Binary::IntAdd => "iadd",
         Binary::IntSub => "isub",
+        Binary::IntMul => "imul",
+        Binary::WordAdd => "iadd16",
+        Binary::WordPairs => "pairs16",
+        Binary::BytePairs => "pairs8",
     }
 }
 
@@ -105,6 +109,7 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
             Op::Fma { acc, a, b } => writeln!(f, "{acc} += {a} * {b}")?,
             Op::Fnma { acc, a, b } => writeln!(f, "{acc} -= {a} * {b}")?,
             Op::MulAdd { dst, a, b } => writeln!(f, "{dst} = {dst} * {a} + {b}")?,
+            Op::Dot { acc, a, b } => writeln!(f, "{acc} += dot8 {a}, {b}")?,
             Op::Unary { op, dst, src } => {
                 let name = match op {
                     Unary::Sqrt => "sqrt",
@@ -118,6 +123,9 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
                     Shift::Left => "shl",
                     Shift::RightLogical => "shr",
                     Shift::RightArithmetic => "sar",
+                    Shift::WordLeft => "shl16",
+                    Shift::WordRightLogical => "shr16",
+                    Shift::WordRightArithmetic => "sar16",
                 };
                 writeln!(f, "{dst} = {name} {src}, {bits}")?;
             }

@@ -11,7 +11,7 @@ use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use self::assembler::Assembler;
 use super::{Addr, Binary, Compare, Op, Operand, Program, Scalar, Shift, Unary, Vector, Width};
 use crate::EmitError;
-use crate::features::CallingConvention;
+use crate::features::{CallingConvention, CpuFeatures};
 
 /// Machine registers of scalars 0 to 13, volatile ones first.
 const SCALARS: [Register; super::builder::MAX_SCALARS] = [
@@ -32,12 +32,13 @@ const SCALARS: [Register; super::builder::MAX_SCALARS] = [
 ];
 const SCRATCH: Register = Register::RAX;
 
-/// Lowers `program` to machine code for `convention`.
+/// Lowers `program` to machine code for a CPU.
 ///
 /// # Errors
 /// [`EmitError::Registers`] if the program needs more vector registers than its width has, or an address names two
-/// slots; [`EmitError::Unsupported`] for an embedded broadcast below 512 bits or a select into one of its sources.
-pub fn emit(program: &Program, convention: CallingConvention) -> Result<Vec<u8>, EmitError> {
+/// slots; [`EmitError::Unsupported`] for an embedded broadcast below 512 bits, a select into one of its sources, or a
+/// dot product of bytes on a CPU without that instruction.
+pub fn emit(program: &Program, features: &CpuFeatures) -> Result<Vec<u8>, EmitError> {
     let available = if program.vl == 16 { 32 } else { 16 };
     if program.n_vectors > available {
         return Err(EmitError::Registers {
@@ -49,14 +50,16 @@ pub fn emit(program: &Program, convention: CallingConvention) -> Result<Vec<u8>,
     let mut e = Emitter {
         asm: Assembler::default(),
         program,
+        features,
     };
-    e.function(convention)?;
+    e.function(features.convention)?;
     e.asm.finish()
 }
 
 struct Emitter<'a> {
     asm: Assembler,
     program: &'a Program,
+    features: &'a CpuFeatures,
 }
 
 type Result0 = Result<(), EmitError>;
@@ -348,6 +351,22 @@ impl Emitter<'_> {
                     Code::EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er,
                 );
                 self.with_operand(c, *dst, *a, b)?;
+            }
+            Op::Dot { acc, a, b } => {
+                let c = match (self.program.vl, self.features.avx512_vnni) {
+                    (16, true) => Code::EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32,
+                    (8, true) => Code::EVEX_Vpdpbusd_ymm_k1z_ymm_ymmm256b32,
+                    (4, true) => Code::EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32,
+                    (8, false) if self.features.avx_vnni => Code::VEX_Vpdpbusd_ymm_ymm_ymmm256,
+                    (4, false) if self.features.avx_vnni => Code::VEX_Vpdpbusd_xmm_xmm_xmmm128,
+                    _ => {
+                        return Err(EmitError::Unsupported {
+                            kernel: self.program.name.clone(),
+                            what: "dot product of bytes",
+                        });
+                    }
+                };
+                self.with_operand(c, *acc, *a, b)?;
             }
             Op::Unary { op, dst, src } => {
                 let [x, y, z] = unary(*op);
@@ -656,6 +675,26 @@ fn binary(op: Binary) -> [Code; 3] {
             VEX_Vpsubd_ymm_ymm_ymmm256,
             EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32,
         ],
+        Binary::IntMul => [
+            VEX_Vpmulld_xmm_xmm_xmmm128,
+            VEX_Vpmulld_ymm_ymm_ymmm256,
+            EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32,
+        ],
+        Binary::WordAdd => [
+            VEX_Vpaddw_xmm_xmm_xmmm128,
+            VEX_Vpaddw_ymm_ymm_ymmm256,
+            EVEX_Vpaddw_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::WordPairs => [
+            VEX_Vpmaddwd_xmm_xmm_xmmm128,
+            VEX_Vpmaddwd_ymm_ymm_ymmm256,
+            EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::BytePairs => [
+            VEX_Vpmaddubsw_xmm_xmm_xmmm128,
+            VEX_Vpmaddubsw_ymm_ymm_ymmm256,
+            EVEX_Vpmaddubsw_zmm_k1z_zmm_zmmm512,
+        ],
     }
 }
 
@@ -697,6 +736,21 @@ fn shift(op: Shift) -> [Code; 3] {
             VEX_Vpsrad_xmm_xmm_imm8,
             VEX_Vpsrad_ymm_ymm_imm8,
             EVEX_Vpsrad_zmm_k1z_zmmm512b32_imm8,
+        ],
+        Shift::WordLeft => [
+            VEX_Vpsllw_xmm_xmm_imm8,
+            VEX_Vpsllw_ymm_ymm_imm8,
+            EVEX_Vpsllw_zmm_k1z_zmmm512_imm8,
+        ],
+        Shift::WordRightLogical => [
+            VEX_Vpsrlw_xmm_xmm_imm8,
+            VEX_Vpsrlw_ymm_ymm_imm8,
+            EVEX_Vpsrlw_zmm_k1z_zmmm512_imm8,
+        ],
+        Shift::WordRightArithmetic => [
+            VEX_Vpsraw_xmm_xmm_imm8,
+            VEX_Vpsraw_ymm_ymm_imm8,
+            EVEX_Vpsraw_zmm_k1z_zmmm512_imm8,
         ],
     }
 }
