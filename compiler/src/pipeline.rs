@@ -19,6 +19,8 @@ pub const DEFAULT: &str = concat!(
     // Fused operators of other engines come apart; shape arithmetic becomes symbolic sizes, constants become values, copies
     // disappear.
     "fold-constants,expand-composites,simplify-shapes,simplify-gathers,eliminate-identities,cse,fold-constants,",
+    // Products of quantized values become integer ones; what is still quantized and constant is worth no more than its value.
+    "simplify-quantization,raise-integer-linear,fold-constants{dequantize = true},",
     // Each of these names a part of the model that a kernel exists for.
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
     "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",

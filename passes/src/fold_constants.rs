@@ -25,8 +25,8 @@
 //!
 //! Preconditions: every operand is a constant (or becomes one), or type inference knows every element of the result as a
 //! number; the result's type has fixed sizes; and the results take at most `max_growth` bytes more than the operands do.
-//! `DequantizeLinear` stays, because a quantized weight is worth more than its floating-point copy. What fails to evaluate
-//! stays and is a remark.
+//! `DequantizeLinear` stays, because a quantized weight is worth more than its floating-point copy, until `dequantize` says
+//! that no pass wants it quantized. What fails to evaluate stays and is a remark.
 //!
 //! Numeric effect: exact; the operators' reference implementation computes the constants.
 //!
@@ -43,12 +43,20 @@ use crate::{Changed, OptionSchema, OptionType, Pass, PassContext, PassError, Pas
 pub(crate) const INFO: PassInfo = PassInfo {
     name: "fold-constants",
     summary: "evaluates what depends on constants alone",
-    options: &[OptionSchema {
-        name: "max_growth",
-        ty: OptionType::Int,
-        default: "1048576",
-        summary: "bytes by which results may exceed the operands they replace",
-    }],
+    options: &[
+        OptionSchema {
+            name: "max_growth",
+            ty: OptionType::Int,
+            default: "1048576",
+            summary: "bytes by which results may exceed the operands they replace",
+        },
+        OptionSchema {
+            name: "dequantize",
+            ty: OptionType::Bool,
+            default: "false",
+            summary: "whether `DequantizeLinear` is evaluated too, whatever it grows by",
+        },
+    ],
     new: || Box::new(FoldConstants),
 };
 
@@ -172,7 +180,16 @@ fn from_operands(
         let n = sizes.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
         result_bytes = result_bytes.checked_add(n.checked_mul(ty.dtype.size_bytes())?)?;
     }
-    if operand_bytes.saturating_add(max_growth) < result_bytes {
+    let is_dequantize = matches!(
+        graph.op(node).operator(),
+        Some(Operator::DequantizeLinear | Operator::MsDequantizeLinear)
+    );
+    let wanted = if is_dequantize {
+        cx.options.bool("dequantize")
+    } else {
+        result_bytes <= operand_bytes.saturating_add(max_growth)
+    };
+    if !wanted {
         return None;
     }
     match evaluate_node(graph, node, &tensors)? {
@@ -205,7 +222,6 @@ fn evaluate_node(
             let views = [Some(first?.view()), Some(shape.view())];
             Some(run(Operator::Expand, &Attributes::new(), &views, 1))
         }
-        Op::Apply(Operator::DequantizeLinear | Operator::MsDequantizeLinear, _) => None,
         Op::Apply(op, attributes) => {
             let views: Vec<Option<TensorView<'_>>> =
                 operands.iter().map(|t| t.map(Tensor::view)).collect();

@@ -102,6 +102,8 @@ pub static PASSES: &[PassInfo] = &[
     crate::simplify_gathers::INFO,
     crate::sink_transposes::INFO,
     crate::expand_composites::INFO,
+    crate::simplify_quantization::INFO,
+    crate::raise_integer_linear::INFO,
     crate::raise_padding_mask::INFO,
     PassInfo {
         name: "raise-layer-norm",

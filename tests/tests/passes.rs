@@ -189,7 +189,7 @@ fn wrong_pipelines_say_where_and_what_is_valid() {
     ));
     assert_eq!(
         error("fold-constants{growth = 1}").to_string(),
-        "pipeline column 16: pass `fold-constants` has no option `growth`; options are max_growth"
+        "pipeline column 16: pass `fold-constants` has no option `growth`; options are max_growth, dequantize"
     );
     assert_eq!(
         error("fold-constants{max_growth = big}").to_string(),
