@@ -29,7 +29,9 @@
 //! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
 //! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and, where an operand
 //! is in panels already, activations, views that keep the features, and `add`, `sub`, `mul` and `div` of two values of one
-//! shape or by one number for each feature. Everything else stays row-major, with a remark where a linear layer does;
+//! shape or by one number for each feature, or one number. The same holds for integers: `integer_linear` on a packed weight, the
+//! quantizations to bytes, by one scale, that only such layers read, sums and products of `i32`, and their conversion to
+//! `f32`. Everything else stays row-major, with a remark where a linear layer does;
 //! conversions stand only where the two meet.
 //!
 //! Numeric effect: exact.

@@ -188,6 +188,6 @@ proptest! {
                 _ => hash as u8,
             }
         };
-        check(&mut Kernels::default(), &m, &w, x, tile, |i| (seed as usize / 7 + i) % 4 == 0);
+        check(&mut Kernels::default(), &m, &w, x, tile, |i| (seed as usize / 7 + i).is_multiple_of(4));
     }
 }
