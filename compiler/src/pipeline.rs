@@ -33,6 +33,8 @@ pub const DEFAULT: &str = concat!(
     "fold-attention-biases,remove-dead-units,cse,",
     // What no output observes is not computed.
     "narrow-to-observed-tokens,pack-tokens,",
+    // Elementwise operators that are left make one pass over memory together.
+    "fuse-elementwise,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.
     "detect-sparsity,assign-layout",
 );

@@ -28,11 +28,11 @@
 //!
 //! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
 //! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and, where an operand
-//! is in panels already, activations, views that keep the features, and `add`, `sub`, `mul` and `div` of two values of one
-//! shape or by one number for each feature, or one number. The same holds for integers: `integer_linear` on a packed weight, the
-//! quantizations to bytes, by one scale, that only such layers read, sums and products of `i32`, and their conversion to
-//! `f32`. Everything else stays row-major, with a remark where a linear layer does;
-//! conversions stand only where the two meet.
+//! is in panels already, activations, views that keep the features, `add`, `sub`, `mul` and `div` of two values of one
+//! shape or by one number for each feature, or one number, and `elementwise` of these and of one number for each token. The
+//! same holds for integers: `integer_linear` on a packed weight, the quantizations to bytes, by one scale, that only such
+//! layers read, sums and products of `i32`, and their conversion to `f32`. Everything else stays row-major, with a remark
+//! where a linear layer does; conversions stand only where the two meet.
 //!
 //! Numeric effect: exact.
 //!
@@ -69,7 +69,11 @@ impl Pass for AssignLayout {
         let mut converted: HashMap<(Value, Layout), Value> = HashMap::new();
         let mut changed = Changed::No;
         for node in graph.order() {
-            if let Some(operands) = by_features(graph, node)? {
+            let normal = match by_features(graph, node)? {
+                Some(operands) => Some(operands.to_vec()),
+                None => by_features_of_body(graph, node)?,
+            };
+            if let Some(operands) = normal {
                 for (i, value) in operands.into_iter().enumerate() {
                     graph
                         .set_operand(node, i, Some(value))
@@ -175,6 +179,38 @@ fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, Pa
         return Ok(None);
     }
     Ok(as_vector(graph, constant, k)?.map(|vector| [x, vector]))
+}
+
+/// Operands of an `elementwise` in panels, constants that are the same for all tokens with one number for each feature; `None`
+/// if it is none, or nothing changes.
+fn by_features_of_body(graph: &mut Graph, node: NodeId) -> Result<Option<Vec<Value>>, PassError> {
+    if graph.op(node).operator() != Some(Operator::Elementwise) {
+        return Ok(None);
+    }
+    let ty = graph.ty(Value { node, result: 0 }).clone();
+    let mut operands: Vec<Value> = graph.operands(node).into_iter().flatten().collect();
+    let in_panels = |v: &Value| graph.ty(*v).layout == Layout::Panels;
+    let k = ty.shape.last().and_then(lancet_ir::Dim::as_fixed);
+    let Some(k) = k.and_then(|k| usize::try_from(k).ok()) else {
+        return Ok(None);
+    };
+    if !fits(&ty) || !operands.iter().any(in_panels) {
+        return Ok(None);
+    }
+    let mut changed = false;
+    for operand in &mut operands {
+        let shape = graph.shape(*operand);
+        let leading = shape.split_last().map_or(&[][..], |(_, rest)| rest);
+        let repeated = 2 <= shape.len() && leading.iter().all(|d| d.as_fixed() == Some(1));
+        if repeated
+            && graph.constant(*operand).is_some()
+            && let Some(vector) = as_vector(graph, *operand, k)?
+        {
+            *operand = vector;
+            changed = true;
+        }
+    }
+    Ok(changed.then_some(operands))
 }
 
 /// True if the type is `f32` and can lie in panels.
@@ -290,6 +326,25 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             }
             let by_features = by_features(1);
             (panels(0) && same(0) && by_features).then(|| vec![Wants::Panels, Wants::RowMajor])
+        }
+        Op::Apply(Operator::Elementwise, _) => {
+            let wants = (0..operands.len()).map(|i| {
+                let t = ty(i).filter(|t| t.dtype == DType::F32)?;
+                let (last, leading) = t.shape.split_last().unzip();
+                let tokens = leading == result.shape.split_last().map(|(_, rest)| rest)
+                    && last.is_some_and(|d| d.as_fixed() == Some(1));
+                let one = t.shape.iter().all(|d| d.as_fixed() == Some(1));
+                let features = t.shape.as_slice() == std::slice::from_ref(result.shape.last()?);
+                if t.shape == result.shape || (tokens && !one) {
+                    Some(Wants::Panels)
+                } else {
+                    (one || features).then_some(Wants::RowMajor)
+                }
+            });
+            let wants: Vec<Wants> = wants.collect::<Option<_>>()?;
+            let any = (0..operands.len())
+                .any(|i| panels(i) && ty(i).is_some_and(|t| t.shape == result.shape));
+            any.then_some(wants)
         }
         Op::Apply(Operator::Swish, a) => {
             let known = matches!(a.float_or("alpha", 1.0), 1.0 | 1.702);

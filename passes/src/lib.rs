@@ -20,6 +20,7 @@ mod expand_composites;
 mod features;
 mod fold_attention_biases;
 mod fold_constants;
+mod fuse_elementwise;
 mod fuse_epilogue;
 mod heads;
 mod layer;

@@ -2,6 +2,7 @@
 
 use crate::assign_layout::AssignLayout;
 use crate::detect_sparsity::DetectSparsity;
+use crate::fuse_elementwise::FuseElementwise;
 use crate::fuse_epilogue::FuseEpilogue;
 use crate::narrow_to_observed_tokens::NarrowToObservedTokens;
 use crate::pack_tokens::PackTokens;
@@ -177,6 +178,12 @@ pub static PASSES: &[PassInfo] = &[
         summary: "put activations between linear layers, norms and attention in token panels",
         options: &[],
         new: || Box::new(AssignLayout),
+    },
+    PassInfo {
+        name: "fuse-elementwise",
+        summary: "fuse chains of elementwise operators into one",
+        options: &[],
+        new: || Box::new(FuseElementwise),
     },
     PassInfo {
         name: "fuse-epilogue",

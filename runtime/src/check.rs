@@ -4,9 +4,11 @@ use lancet_artifact::{
     Arithmetic, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind, ValueDesc, Vertical,
     VerticalOperand,
 };
+use lancet_ops::elementwise::Body;
 use lancet_ops::{DType, Operator};
 
 use crate::program::{Program, Value};
+use crate::steps::elementwise::MAX_OPERANDS;
 
 /// Checks one step. Values that it refers to are in range and resolved.
 pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), String> {
@@ -139,12 +141,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         }
         StepKind::Attention { num_heads, .. } => cx.attention(*num_heads as usize),
         StepKind::PackedAttention { num_heads, .. } => cx.packed_attention(*num_heads as usize),
-        StepKind::Activation { .. } => {
-            cx.counts(1, 1)?;
-            let (x, out) = (cx.input(0)?, cx.output());
-            cx.features(x, cx.panels(out)?)?;
-            cx.same_shape(x, out)
-        }
+        StepKind::Elementwise { body } => cx.elementwise(body),
         StepKind::MatMul => {
             cx.counts(2, 2)?;
             for v in [cx.input(0)?, cx.input(1)?, cx.output()] {
@@ -159,18 +156,6 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.counts(1, 1)?;
             cx.row_major_f32(cx.input(0)?)?;
             cx.row_major_f32(cx.output())
-        }
-        StepKind::Binary { .. } => {
-            cx.counts(2, 2)?;
-            let (a, b, out) = (cx.input(0)?, cx.input(1)?, cx.output());
-            let k = cx.panels(out)?;
-            cx.features(a, k)?;
-            cx.same_shape(a, out)?;
-            if values[b].layout == Layout::RowMajor {
-                return cx.vector(b, k);
-            }
-            cx.features(b, k)?;
-            cx.same_shape(b, out)
         }
     }
 }
@@ -419,6 +404,52 @@ impl Operands<'_> {
                     "{}: expected a table of {k} columns",
                     self.name(table)
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    fn elementwise(&self, body: &[String]) -> Result<(), String> {
+        self.counts(1, MAX_OPERANDS)?;
+        let out = self.output();
+        let operands: Vec<usize> = (0..self.step.inputs.len())
+            .map(|i| self.input(i))
+            .collect::<Result<_, _>>()?;
+        let dtypes: Vec<DType> = operands.iter().map(|&v| self.dtype(v)).collect();
+        let types = Body::parse(body)?.types(&dtypes)?;
+        if types.last().map(|t| t.1) != Some(self.dtype(out)) {
+            return Err(format!(
+                "{}: is not of the type of the body",
+                self.name(out)
+            ));
+        }
+        if self.values[out].layout == Layout::RowMajor {
+            for v in operands {
+                self.row_major(v)?;
+                if self.rank(v) > self.rank(out) {
+                    return Err(format!(
+                        "{}: rank is above that of the output",
+                        self.name(v)
+                    ));
+                }
+            }
+            return Ok(());
+        }
+        let k = self.panels(out)?;
+        for v in operands {
+            if self.values[v].layout == Layout::RowMajor {
+                self.row_major_f32(v)?;
+                let n: Option<usize> = self.fixed_shape(v).map(|s| s.iter().product());
+                if n != Some(1) {
+                    self.vector(v, k)?;
+                }
+            } else {
+                if self.panels(v)? != 1 {
+                    self.features(v, k)?;
+                }
+                if self.rank(v) != self.rank(out) {
+                    return Err(format!("{}: rank is not that of the output", self.name(v)));
+                }
             }
         }
         Ok(())

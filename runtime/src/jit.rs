@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use lancet_artifact::{
-    Arithmetic, Extent, KernelSpec, MatrixDesc, Right, RowBlock, Vertical, VerticalOp,
+    Arithmetic, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
     VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
@@ -288,33 +288,42 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
-    /// `y = f(x, z)` over rows of one panel; `z` is a panel, or one number for each row.
+    /// `y = f(operands)` over rows of one panel.
     ///
     /// # Panics
     /// If the sizes are not those of this kernel.
-    pub(crate) fn binary(&self, x: &[f32], z: &[f32], y: &mut [f32]) {
-        let KernelSpec::Binary { right, panel, .. } = self.spec else {
-            panic!("{} is no function of two arguments", self.name);
+    pub(crate) fn elementwise(&self, operands: &[&[f32]], y: &mut [f32]) {
+        const MAX: usize = crate::steps::elementwise::MAX_OPERANDS;
+        let KernelSpec::Elementwise { reach, panel, .. } = &self.spec else {
+            panic!("{} is no function of elements", self.name);
         };
-        let rows = y.len() / panel as usize;
-        let len_of_z = match right {
-            Right::Panels => y.len(),
-            Right::Features => rows,
+        let panel = *panel as usize;
+        let rows = y.len() / panel;
+        let needed = |reach: &Reach| match reach {
+            Reach::Panel => rows * panel,
+            Reach::Rows => rows,
+            Reach::Lanes => panel,
+            Reach::One => 1,
         };
         assert!(
-            x.len() >= y.len() && z.len() >= len_of_z,
+            operands.len() == reach.len()
+                && operands.len() <= MAX
+                && operands
+                    .iter()
+                    .zip(reach)
+                    .all(|(x, r)| needed(r) <= x.len()),
             "{}: sizes do not fit",
             self.name
         );
-        let args = [
-            x.as_ptr() as u64,
-            z.as_ptr() as u64,
-            rows as u64,
-            y.as_mut_ptr() as u64,
-        ];
-        // SAFETY: the kernel accesses `rows` rows of `panel` floats of x and y, and of z these or `rows` floats; all are at
-        // least that long.
-        unsafe { self.call(&args) }
+        let mut args = [0u64; MAX + 2];
+        args[0] = rows as u64;
+        args[1] = y.as_mut_ptr() as u64;
+        for (arg, operand) in args[2..].iter_mut().zip(operands) {
+            *arg = operand.as_ptr() as u64;
+        }
+        // SAFETY: the kernel writes `rows` rows of `panel` floats of y and reads of each operand what its reach says, which was
+        // just checked.
+        unsafe { self.call(&args[..operands.len() + 2]) }
     }
 
     /// The sum of `rows` into lane `lane` of a panel `y[k][panel]`.

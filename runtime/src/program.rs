@@ -209,8 +209,7 @@ impl Program {
                 | StepKind::Range
                 | StepKind::Attention { .. }
                 | StepKind::PackedAttention { .. }
-                | StepKind::Activation { .. }
-                | StepKind::Binary { .. }
+                | StepKind::Elementwise { .. }
                 | StepKind::MatMul
                 | StepKind::Softmax => Op::Panels,
             };

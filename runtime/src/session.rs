@@ -434,9 +434,7 @@ impl Session {
                     scratch: &self.scratch,
                     between: &mut self.between,
                 };
-                let out = bytemuck::try_cast_slice_mut(written)
-                    .expect("buffers are aligned and steps write dwords");
-                bound.run(&reads, out, &mut workers)
+                bound.run(&reads, written, &mut workers)
             }
             (None, StepKind::Dims(dims), _) => {
                 steps::sizes::dims(dims, &self.binding, written).map_err(Failure::Message)

@@ -1,7 +1,7 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
 use lancet_artifact::{
-    Activation, Binary, Element, Extent, Right, Vertical, VerticalOp, VerticalOperand,
+    Activation, Binary, Element, Extent, Reach, Vertical, VerticalOp, VerticalOperand,
 };
 use lancet_codegen::{
     Arithmetic, CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble,
@@ -68,15 +68,9 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             panel,
             lanes,
         },
-        KernelSpec::Binary {
-            op: Binary::Mul,
-            right: Right::Panels,
-            panel,
-            lanes,
-        },
-        KernelSpec::Binary {
-            op: Binary::Add,
-            right: Right::Features,
+        KernelSpec::Elementwise {
+            body: "mul x0 x1; relu v0".to_owned(),
+            reach: vec![Reach::Panel, Reach::Rows],
             panel,
             lanes,
         },

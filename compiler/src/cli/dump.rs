@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileOptions, Model, ModelOptions};
 
-use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Right, StepKind};
+use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Reach, Step, StepKind, ValueDesc};
 use lancet_codegen::{CpuFeatures, Isa};
 
 use super::{Failure, Kind, model, print};
@@ -81,8 +81,12 @@ fn graph(args: &Args) -> Result<(), Failure> {
 /// Prints each kernel that the plan's steps use, for full panels of 32 tokens.
 fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
     for spec in specs(model.plan()) {
-        let kernel =
-            lancet_codegen::emit(&spec, features).map_err(|e| Failure::new(Kind::Bug, e))?;
+        let kernel = match lancet_codegen::emit(&spec, features) {
+            Ok(kernel) => kernel,
+            // Its steps are interpreted.
+            Err(_) if matches!(spec, KernelSpec::Elementwise { .. }) => continue,
+            Err(e) => return Err(Failure::new(Kind::Bug, e)),
+        };
         print(format_args!(
             "; {}\n{}",
             kernel.name,
@@ -146,13 +150,9 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             StepKind::Attention { .. } | StepKind::PackedAttention { .. } => {
                 specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
             }
-            StepKind::Activation { kind } => {
-                specs.insert(KernelSpec::Epilogue {
-                    activation: *kind,
-                    residual: false,
-                    panel,
-                    lanes,
-                });
+            StepKind::Elementwise { body } => {
+                let out = &plan.values[step.outputs[0] as usize];
+                specs.insert(elementwise(plan, step, out, body, panel, lanes));
             }
             StepKind::EmbeddingLookup => {
                 let tables = step.inputs.len() as u32 / 2;
@@ -163,19 +163,6 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             }
             StepKind::Softmax => {
                 specs.insert(KernelSpec::AttentionSoftmax);
-            }
-            StepKind::Binary { op } => {
-                let right = step.inputs.get(1).copied().flatten();
-                let right = match right.map(|v| plan.values[v as usize].layout) {
-                    Some(Layout::RowMajor) => Right::Features,
-                    Some(Layout::Panels) | None => Right::Panels,
-                };
-                specs.insert(KernelSpec::Binary {
-                    op: *op,
-                    right,
-                    panel,
-                    lanes,
-                });
             }
             StepKind::Portable { .. }
             | StepKind::Dims(_)
@@ -189,4 +176,31 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
         }
     }
     specs
+}
+
+/// The kernel of an elementwise step; a body that has none is left out when it is emitted.
+fn elementwise(
+    plan: &Plan,
+    step: &Step,
+    out: &ValueDesc,
+    body: &[String],
+    panel: u32,
+    lanes: u32,
+) -> KernelSpec {
+    let reach = |v: u32| {
+        let value = &plan.values[v as usize];
+        let one = value.shape.iter().all(|d| d.as_fixed() == Some(1));
+        match (value.layout, out.layout) {
+            (Layout::RowMajor, _) if one => Reach::One,
+            (Layout::RowMajor, Layout::Panels) => Reach::Rows,
+            (Layout::Panels, _) if value.shape.last() != out.shape.last() => Reach::Lanes,
+            _ => Reach::Panel,
+        }
+    };
+    KernelSpec::Elementwise {
+        body: body.join("; "),
+        reach: step.inputs.iter().flatten().map(|&v| reach(v)).collect(),
+        panel,
+        lanes,
+    }
 }

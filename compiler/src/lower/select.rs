@@ -1,11 +1,15 @@
 //! Which step a node becomes.
 
-use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, Binary, StepKind};
-use lancet_ir::{Graph, Layout, NodeId, Op, Value};
+use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, StepKind};
+use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
+use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
 use super::weights::little_endian;
 use super::{LowerError, unsupported};
+
+/// Operands of the longest elementwise step.
+const MAX_OPERANDS: usize = 16;
 
 /// What lowering does with a node.
 pub(super) enum Selected {
@@ -71,6 +75,10 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             }
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
+            }
+            if let Some((body, operands)) = row_major_elementwise(graph, node, *op, attributes) {
+                let kind = StepKind::Elementwise { body };
+                return Ok(Selected::Step { kind, operands });
             }
             step(StepKind::Portable {
                 operator: op.schema().text.to_owned(),
@@ -152,12 +160,11 @@ fn panels(
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
         },
-        Operator::Add => StepKind::Binary { op: Binary::Add },
-        Operator::Sub => StepKind::Binary { op: Binary::Sub },
-        Operator::Mul => StepKind::Binary { op: Binary::Mul },
-        Operator::Div => StepKind::Binary { op: Binary::Div },
-        other => match activation_of(other, attributes) {
-            Some(kind) => StepKind::Activation { kind },
+        _ => match elementwise(graph, node, op, attributes) {
+            Some((body, operands)) => {
+                let kind = StepKind::Elementwise { body };
+                return Ok(Selected::Step { kind, operands });
+            }
             None => return Err(unsupported(graph, node, "has no kernel for token panels")),
         },
     };
@@ -165,21 +172,59 @@ fn panels(
 }
 
 /// The elementwise activation that an operator is, if kernels have it.
-pub(crate) fn activation_of(op: Operator, attributes: &Attributes) -> Option<Activation> {
-    let name = match op {
-        Operator::Gelu if attributes.str("approximate") == Some("tanh") => "gelu_tanh",
-        Operator::Gelu => "gelu",
-        Operator::Relu => "relu",
-        Operator::Tanh => "tanh",
-        Operator::Sigmoid => "sigmoid",
-        Operator::Swish => match attributes.float_or("alpha", 1.0) {
-            1.0 => "silu",
-            1.702 => "quick_gelu",
-            _ => return None,
-        },
-        _ => return None,
-    };
-    name.parse().ok()
+pub(super) fn activation_of(op: Operator, attributes: &Attributes) -> Option<Activation> {
+    let function = Function::of(op, attributes)?;
+    function.name().parse().ok()
+}
+
+/// The lines of a body that compute an elementwise operator, and its operands that are there.
+fn elementwise(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<(Vec<String>, Vec<Option<Value>>)> {
+    let operands = graph.operands(node);
+    if op == Operator::Elementwise {
+        let Some(Attribute::Strs(body)) = attributes.get("body") else {
+            return None;
+        };
+        return Some((body.clone(), operands));
+    }
+    let present: Vec<bool> = operands.iter().map(Option::is_some).collect();
+    let mut lines = lines_of(op, attributes, &present)?;
+    // Operands that are absent leave no gap.
+    let place = |i: usize| present[..i].iter().filter(|&&p| p).count();
+    for argument in lines.iter_mut().flat_map(|l| &mut l.arguments) {
+        if let Argument::Operand(i) = argument {
+            *i = place(*i);
+        }
+    }
+    let present = operands.into_iter().filter(Option::is_some).collect();
+    let lines = lines.iter().map(ToString::to_string).collect();
+    Some((lines, present))
+}
+
+/// As [`elementwise`], if a step takes these row-major operands.
+fn row_major_elementwise(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<(Vec<String>, Vec<Option<Value>>)> {
+    let (body, operands) = elementwise(graph, node, op, attributes)?;
+    let result = graph.ty(Value { node, result: 0 });
+    let types: Vec<_> = operands.iter().flatten().map(|&v| graph.ty(v)).collect();
+    let dtypes: Vec<DType> = types.iter().map(|t| t.dtype).collect();
+    let inferred = Body::parse(&body).ok()?.types(&dtypes).ok()?;
+    let held = (dtypes.iter().copied())
+        .chain(inferred.iter().flat_map(|t| [t.0, t.1]))
+        .all(holds);
+    // A size that no operand has is known only when the operator has run.
+    let known = |d: &Dim| d.as_fixed().is_some() || types.iter().any(|t| t.shape.contains(d));
+    let fits = types.iter().all(|t| t.rank() <= result.rank());
+    let few = operands.len() <= MAX_OPERANDS;
+    (held && fits && few && result.shape.iter().all(known)).then_some((body, operands))
 }
 
 fn plan_attributes(attributes: &Attributes) -> Vec<(String, PlanAttribute)> {

@@ -62,12 +62,3 @@ impl FromStr for Binary {
             .ok_or_else(|| UnknownBinary(s.to_owned()))
     }
 }
-
-/// What the second argument of a [`Binary`] over panels is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Right {
-    /// Panels of the same shape.
-    Panels,
-    /// One number for each feature, the same for all tokens.
-    Features,
-}

@@ -20,14 +20,14 @@ mod weights;
 mod wire;
 
 pub use activation::{Activation, UnknownActivation};
-pub use binary::{Binary, Right, UnknownBinary};
+pub use binary::Binary;
 pub use error::{ArtifactError, PlanError};
 pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, Variants, is_artifact, read, write};
 pub use plan::{
     Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind,
     Storage, ValueDesc,
 };
-pub use spec::{Arithmetic, KernelSpec, WeightFormat};
+pub use spec::{Arithmetic, KernelSpec, Reach, WeightFormat};
 pub use validate::ALIGNMENT;
 pub use vertical::{Element, Extent, Vertical, VerticalOp, VerticalOperand};
 pub use weights::Weights;

@@ -7,7 +7,7 @@
 //! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
 //! runtime places it when the sizes are known.
 
-use crate::{Activation, Arithmetic, Binary, Vertical, WeightFormat};
+use crate::{Activation, Arithmetic, Vertical, WeightFormat};
 
 /// A compiled model without its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -232,10 +232,15 @@ pub enum StepKind {
         scale: f32,
         masked_value: f32,
     },
-    /// Panels to panels, elementwise.
-    Activation { kind: Activation },
-    /// Elementwise: inputs `a` panels, `b` panels of the same shape or `f32[k]`, one number for each feature; output panels.
-    Binary { op: Binary },
+    /// A function of each element: one or more operands, which broadcast to the shape of the output.
+    ///
+    /// Row-major operands of type `f32`, `f64`, `i64`, `i32` or `bool`, and an output that is row-major too; or an output in
+    /// panels of `k` features, and `f32` operands that are panels of the same shape, panels of one feature for the same
+    /// tokens, row-major `f32[k]`, or one number.
+    Elementwise {
+        /// Lines of a body as `lancet_ops::elementwise` reads them.
+        body: Vec<String>,
+    },
     /// `a b`, row-major `f32[.., m, k]` and `f32[.., k, n]`, leading dimensions broadcast; output row-major `f32[.., m, n]`.
     MatMul,
     /// Softmax over the last dimension, row-major `f32`.
@@ -263,8 +268,7 @@ impl StepKind {
             StepKind::RangeZeroPoint => "range_zero_point",
             StepKind::Attention { .. } => "attention",
             StepKind::PackedAttention { .. } => "packed_attention",
-            StepKind::Activation { .. } => "activation",
-            StepKind::Binary { op } => op.name(),
+            StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
             StepKind::Softmax => "softmax",
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Activation, Binary, Right, Vertical};
+use crate::{Activation, Vertical};
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,10 +88,12 @@ pub enum KernelSpec {
         panel: u32,
         lanes: u32,
     },
-    /// An elementwise function of a panel and another one, or a vector of features.
-    Binary {
-        op: Binary,
-        right: Right,
+    /// The function that `body` writes, of operands over rows of one panel.
+    Elementwise {
+        /// Lines of a body, one behind the other, parted by `;`. All values are f32; booleans are 0 and 1.
+        body: String,
+        /// Each operand's.
+        reach: Vec<Reach>,
         panel: u32,
         lanes: u32,
     },
@@ -107,4 +109,17 @@ pub enum KernelSpec {
     AttentionSoftmax,
     /// Multiply-adds between registers and nothing else: measures the peak of the CPU.
     FmaProbe,
+}
+
+/// Over what an operand of an elementwise kernel changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reach {
+    /// Rows and lanes: a panel.
+    Panel,
+    /// Rows: one number for each.
+    Rows,
+    /// Lanes: the same row for all rows.
+    Lanes,
+    /// Nothing: one number.
+    One,
 }

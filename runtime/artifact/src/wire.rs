@@ -7,8 +7,7 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, Arithmetic, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc,
-    Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, UnknownBinary, ValueDesc, Vertical,
-    WeightFormat,
+    Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, ValueDesc, Vertical, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,7 +100,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -128,10 +127,6 @@ enum KindMessage {
     Linear(LinearMessage),
     #[prost(message, tag = "19")]
     Attention(AttentionMessage),
-    #[prost(string, tag = "20")]
-    Activation(String),
-    #[prost(string, tag = "21")]
-    Binary(String),
     #[prost(float, tag = "22")]
     RmsNorm(f32),
     #[prost(message, tag = "23")]
@@ -150,6 +145,8 @@ enum KindMessage {
     RangeZeroPoint(EmptyMessage),
     #[prost(message, tag = "25")]
     PackedAttention(AttentionMessage),
+    #[prost(message, tag = "26")]
+    Elementwise(StrsMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -468,6 +465,9 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::EmbeddingLookup => KindMessage::EmbeddingLookup(empty),
             StepKind::LayerNorm { epsilon } => KindMessage::LayerNorm(*epsilon),
             StepKind::RmsNorm { epsilon } => KindMessage::RmsNorm(*epsilon),
+            StepKind::Elementwise { body } => KindMessage::Elementwise(StrsMessage {
+                values: body.clone(),
+            }),
             StepKind::MatMul => KindMessage::MatMul(empty),
             StepKind::Softmax => KindMessage::Softmax(empty),
             StepKind::IntegerLinear { matrix, tail } => {
@@ -502,8 +502,6 @@ fn step_message(step: &Step) -> StepMessage {
                 scale: *scale,
                 masked_value: *masked_value,
             }),
-            StepKind::Activation { kind } => KindMessage::Activation(kind.name().to_owned()),
-            StepKind::Binary { op } => KindMessage::Binary(op.name().to_owned()),
         }),
     }
 }
@@ -537,6 +535,7 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::EmbeddingLookup(_)) => StepKind::EmbeddingLookup,
         Some(KindMessage::LayerNorm(epsilon)) => StepKind::LayerNorm { epsilon },
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
+        Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
         Some(KindMessage::Softmax(_)) => StepKind::Softmax,
         Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
@@ -560,14 +559,6 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
             num_heads: m.num_heads,
             scale: m.scale,
             masked_value: m.masked_value,
-        },
-        Some(KindMessage::Activation(ref name)) => StepKind::Activation {
-            kind: activation(name)?,
-        },
-        Some(KindMessage::Binary(ref name)) => StepKind::Binary {
-            op: name
-                .parse()
-                .map_err(|e: UnknownBinary| error(e.to_string()))?,
         },
     };
     Ok(Step {

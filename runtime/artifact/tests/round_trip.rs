@@ -98,8 +98,7 @@ fn kind() -> impl Strategy<Value = StepKind> {
                 masked_value,
             }
         }),
-        activation().prop_map(|kind| StepKind::Activation { kind }),
-        proptest::sample::select(&Binary::ALL[..]).prop_map(|op| StepKind::Binary { op }),
+        proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
         Just(StepKind::Softmax),

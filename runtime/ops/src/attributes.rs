@@ -120,6 +120,14 @@ impl Attributes {
         }
     }
 
+    /// String list `name`, or `None` if unset or of another type.
+    pub fn strs(&self, name: &str) -> Option<&[String]> {
+        match self.get(name) {
+            Some(Attribute::Strs(v)) => Some(v),
+            _ => None,
+        }
+    }
+
     /// Integer list `name`, or `None` if unset or of another type.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         match self.get(name) {

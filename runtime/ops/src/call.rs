@@ -170,6 +170,11 @@ impl<'a> Call<'a> {
         self.attributes.ints(name)
     }
 
+    /// Attribute `name`, a list of strings; empty if it is not set.
+    pub(crate) fn strs(&self, name: &str) -> &'a [String] {
+        self.attributes.strs(name).unwrap_or(&[])
+    }
+
     /// Element type named by attribute `name` if it is set.
     pub(crate) fn dtype(&self, name: &str) -> Result<Option<DType>, OpError> {
         self.attributes

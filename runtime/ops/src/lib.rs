@@ -19,6 +19,7 @@ mod conv;
 mod dft;
 mod dtype;
 mod einsum;
+pub mod elementwise;
 mod error;
 mod evaluate;
 mod generate;
@@ -36,7 +37,7 @@ mod quant;
 mod reduce;
 mod rnn;
 mod shape;
-mod special;
+pub mod special;
 mod unary;
 mod window;
 

@@ -571,6 +571,9 @@ operators! {
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
     },
+    Elementwise "elementwise" Lancet "Elementwise" (1, MANY) (1, 1) {
+        body: Strs = Required,
+    },
     TokenPacking "token_packing" Lancet "TokenPacking" (1, 1) (2, 2) {
         keep_first: Int = Int(0),
     },

@@ -33,7 +33,7 @@ fn erf_series(x: f64) -> f64 {
 ///
 /// Taylor's series around the nearest table entry; the derivatives follow Hermite's recurrence
 /// `fₖ₊₁ = -2·x·fₖ - 2·(k-1)·fₖ₋₁`.
-pub(crate) fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     let a = x.abs();
     if a >= LAST {
         return 1.0f64.copysign(x);
@@ -60,22 +60,22 @@ pub(crate) fn erf(x: f64) -> f64 {
 }
 
 /// `1 / (1 + exp(-x))`.
-pub(crate) fn sigmoid(x: f64) -> f64 {
+pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
 /// `ln(1 + exp(x))` without overflow.
-pub(crate) fn softplus(x: f64) -> f64 {
+pub fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// `x · Φ(x)`, with Gauss' distribution function.
-pub(crate) fn gelu(x: f64) -> f64 {
+pub fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
 
 /// The approximation of [`gelu`] by the hyperbolic tangent.
-pub(crate) fn gelu_tanh(x: f64) -> f64 {
+pub fn gelu_tanh(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
 }
 

@@ -1,56 +1,7 @@
-//! Elementwise functions, alone or behind a linear layer.
-
-use std::sync::Arc;
+//! Elementwise functions behind a linear layer.
 
 use lancet_artifact::{Activation, KernelSpec};
 use lancet_ops::{Attribute, Attributes, DataView, Operator, TensorView, evaluate};
-
-use crate::panels::PanelShape;
-use crate::pool::Parts;
-use crate::session::Reads;
-use crate::steps::{Failure, PanelKernels, Sizes, Workers};
-
-pub(crate) struct Activate {
-    x: usize,
-    kind: Activation,
-    shape: PanelShape,
-    parts: Parts,
-    kernels: PanelKernels,
-}
-
-impl Activate {
-    pub(super) fn bind(sizes: &Sizes<'_>, kind: Activation) -> Result<Activate, String> {
-        let shape = sizes.panels_like_output(0)?;
-        Ok(Activate {
-            x: sizes.required(0),
-            kind,
-            shape,
-            parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
-            kernels: sizes.kernels(shape, |panel, lanes| epilogue(kind, false, panel, lanes)),
-        })
-    }
-
-    pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
-        self.kernels.name()
-    }
-
-    pub(super) fn run(
-        &self,
-        reads: &Reads<'_>,
-        out: &mut [f32],
-        workers: &mut Workers<'_, '_>,
-    ) -> Result<(), Failure> {
-        let x = reads.panels(self.x);
-        workers.team.for_each_part(&self.parts, out, |p, _, y| {
-            y.copy_from_slice(&x[self.shape.panel(p)]);
-            match self.kernels.get(p) {
-                Some(kernel) => kernel.epilogue(None, y),
-                None => portable(self.kind, y),
-            }
-        })?;
-        Ok(())
-    }
-}
 
 /// What the epilogue kernel of these panels is specialised on.
 pub(super) fn epilogue(

@@ -6,10 +6,11 @@
 
 mod activation;
 mod attention;
-mod binary;
 mod convert;
+pub(crate) mod elementwise;
 mod embedding_lookup;
 mod integer_linear;
+mod interpret;
 pub(crate) mod linear;
 mod matmul;
 mod norm;
@@ -39,11 +40,10 @@ pub(crate) enum Bound {
     Norm(norm::Norm),
     Linear(linear::Linear),
     IntegerLinear(integer_linear::IntegerLinear),
-    Elementwise(vertical::Elementwise),
+    Vertical(vertical::Elementwise),
     Range(range::Range),
     Attention(Box<attention::Attention>),
-    Activation(activation::Activate),
-    Binary(binary::Binary),
+    Elementwise(elementwise::Elementwise),
     MatMul(matmul::MatMul),
     Softmax(softmax::Softmax),
 }
@@ -255,12 +255,11 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         StepKind::IntegerLinear { matrix, tail } => Bound::IntegerLinear(
             integer_linear::IntegerLinear::bind(sizes, *matrix as usize, tail.as_ref())?,
         ),
-        StepKind::Vertical(v) => Bound::Elementwise(vertical::Elementwise::bind(sizes, v)?),
+        StepKind::Vertical(v) => Bound::Vertical(vertical::Elementwise::bind(sizes, v)?),
         StepKind::Range => Bound::Range(range::Range::bind(sizes)?),
-        StepKind::Activation { kind } => {
-            Bound::Activation(activation::Activate::bind(sizes, *kind)?)
+        StepKind::Elementwise { body } => {
+            Bound::Elementwise(elementwise::Elementwise::bind(sizes, body)?)
         }
-        StepKind::Binary { op } => Bound::Binary(binary::Binary::bind(sizes, *op)?),
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
         StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
         StepKind::Portable { .. }
@@ -279,9 +278,14 @@ impl Bound {
     pub(crate) fn run(
         &self,
         reads: &Reads<'_>,
-        out: &mut [f32],
+        out: &mut [u8],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
+        if let Bound::Elementwise(step) = self {
+            return step.run(reads, out, workers);
+        }
+        let out =
+            bytemuck::try_cast_slice_mut(out).expect("buffers are aligned and steps write dwords");
         match self {
             Bound::ToPanels(step) => step.run(reads, out, workers),
             Bound::FromPanels(step) => step.run(reads, out, workers),
@@ -289,11 +293,10 @@ impl Bound {
             Bound::Norm(step) => step.run(reads, out, workers),
             Bound::Linear(step) => step.run(reads, out, workers),
             Bound::IntegerLinear(step) => step.run(reads, out, workers),
-            Bound::Elementwise(step) => step.run(reads, out, workers),
+            Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::Activation(step) => step.run(reads, out, workers),
-            Bound::Binary(step) => step.run(reads, out, workers),
+            Bound::Elementwise(_) => unreachable!("ran above"),
             Bound::MatMul(step) => step.run(reads, out, workers),
             Bound::Softmax(step) => step.run(reads, out, workers),
         }
@@ -308,11 +311,10 @@ impl Bound {
             Bound::Norm(step) => (step.kernel_name(), "portable_norm"),
             Bound::Linear(step) => (step.kernel_name(), "portable_linear"),
             Bound::IntegerLinear(step) => (step.kernel_name(), "portable_integer_linear"),
-            Bound::Elementwise(step) => (step.kernel_name(), "portable_elementwise"),
+            Bound::Vertical(step) => (step.kernel_name(), "portable_vertical"),
             Bound::Range(_) => (None, "range"),
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
-            Bound::Activation(step) => (step.kernel_name(), "portable_activation"),
-            Bound::Binary(step) => (step.kernel_name(), "portable_binary"),
+            Bound::Elementwise(step) => (step.kernel_name(), "interpreted_elementwise"),
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
         };
@@ -331,9 +333,8 @@ impl Bound {
             | Bound::EmbeddingLookup(_)
             | Bound::Norm(_)
             | Bound::Elementwise(_)
+            | Bound::Vertical(_)
             | Bound::Range(_)
-            | Bound::Activation(_)
-            | Bound::Binary(_)
             | Bound::Softmax(_) => 0,
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use lancet_artifact::{
-    Activation, Binary, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage, ValueDesc,
+    Activation, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage, ValueDesc,
     WeightFormat, Weights,
 };
 use lancet_codegen::formats::pack;
@@ -277,6 +277,13 @@ impl Net {
     }
 }
 
+/// A step of these lines.
+pub(crate) fn elementwise(body: &[&str]) -> StepKind {
+    StepKind::Elementwise {
+        body: body.iter().map(|&line| line.to_owned()).collect(),
+    }
+}
+
 /// A small encoder layer with everything around it: embeddings, norms, attention, formats of every kind, views, portable
 /// steps between.
 pub(crate) fn encoder(with_portable: bool) -> Net {
@@ -324,16 +331,14 @@ pub(crate) fn encoder(with_portable: bool) -> Net {
             let shape = shape.clone();
             let sum = (Operator::Add, Attributes::new(), vec![Some(x), Some(a)]);
             x = net.step(
-                StepKind::Binary { op: Binary::Add },
+                elementwise(&["add x0 x1"]),
                 &[Some(x), Some(a)],
                 &shape,
                 Layout::Panels,
                 sum,
             );
             let tanh = (Operator::Tanh, Attributes::new(), vec![Some(x)]);
-            let kind = StepKind::Activation {
-                kind: Activation::Tanh,
-            };
+            let kind = elementwise(&["tanh x0"]);
             x = net.step(kind, &[Some(x)], &shape, Layout::Panels, tanh);
         }
         if with_portable && layer == 1 {

@@ -12,7 +12,7 @@
     reason = "coefficients are written as they were fitted"
 )]
 
-use crate::kir::{Binary, Builder, Shift, Vector};
+use crate::kir::{Binary, Builder, Compare, Shift, Vector};
 use lancet_artifact::Activation;
 
 /// `erf(x) = x P(x^2) / Q(x^2)` on [-3.95, 3.95], constant beyond.
@@ -129,6 +129,39 @@ pub(super) fn exp_below_zero(b: &mut Builder, x: Vector) {
     b.shift(Shift::Left, n, n, 23);
     b.binary(Binary::IntAdd, x, p, n);
     b.free_vectors(&[n, t, p]);
+}
+
+/// `x = exp(x)` for every `x`: 0 and infinity where the result is out of range. Relative error below 5e-7.
+///
+/// The square of `exp(x / 2)`, whose own range is wider than is left after squaring.
+pub(super) fn exp_full(b: &mut Builder, x: Vector) {
+    b.mul(x, x, 0.5);
+    exp(b, x);
+    b.mul(x, x, x);
+}
+
+/// `x = erf(x)`, within 3.5e-7.
+pub(super) fn erf(b: &mut Builder, x: Vector) {
+    ERF.emit(b, x);
+}
+
+/// `x` rounded to the nearest integer, ties to even; exact, with the sign of zeros.
+///
+/// Adding 2^23 leaves no bits for a fraction; numbers from 2^23 on have none.
+pub(super) fn round(b: &mut Builder, x: Vector) {
+    const LIMIT: f32 = 8_388_608.0;
+    let [sign, limit, t, result] = [(); 4].map(|()| b.vector());
+    b.constant_bits(sign, 0x8000_0000);
+    b.binary(Binary::And, sign, sign, x);
+    b.constant(limit, LIMIT);
+    b.binary(Binary::Or, t, limit, sign);
+    b.add(result, x, t);
+    b.sub(t, result, t);
+    b.binary(Binary::Or, t, t, sign);
+    b.binary(Binary::Xor, sign, sign, x);
+    b.select(result, (Compare::Lt, sign, limit), t, x);
+    b.copy(x, result);
+    b.free_vectors(&[sign, limit, t, result]);
 }
 
 /// `x = activation(x)`.

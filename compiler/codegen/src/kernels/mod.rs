@@ -1,8 +1,8 @@
 //! Every kernel: one file per kind, each a function from its parameters to a kernel IR program.
 
 pub mod attention;
-mod binary;
 mod dense;
+mod elementwise;
 pub mod embedding;
 mod epilogue;
 mod integer;
@@ -12,7 +12,7 @@ pub mod probe;
 mod sparse;
 mod vertical;
 
-use lancet_artifact::{Arithmetic, Right, WeightFormat};
+use lancet_artifact::{Arithmetic, WeightFormat};
 
 use crate::formats::sparse::Kind;
 use crate::kir::{Program, Scale};
@@ -91,19 +91,26 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             let name = format!("{name}_{panel}x{lanes}_v{}", tile.vl);
             Ok(vertical::program(name, vertical, result, &tile))
         }
-        KernelSpec::Binary {
-            op,
-            right,
+        KernelSpec::Elementwise {
+            ref body,
+            ref reach,
             panel,
             lanes,
         } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
-            let by = match right {
-                Right::Panels => "",
-                Right::Features => "_features",
+            // The functions, as far as a name should go.
+            let words: Vec<&str> = body
+                .split(';')
+                .filter_map(|line| line.split_whitespace().next())
+                .collect();
+            let shown = words[..words.len().min(4)].join("_");
+            let more = if words.len() > 4 {
+                format!("_{}", words.len())
+            } else {
+                String::new()
             };
-            let name = format!("f32_{op}{by}_{panel}x{lanes}_v{}", tile.vl);
-            Ok(binary::program(name, op, right, &tile))
+            let name = format!("f32_{shown}{more}_{panel}x{lanes}_v{}", tile.vl);
+            elementwise::program(name, body, reach, &tile).map_err(error)
         }
         KernelSpec::LayerNorm { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;

@@ -1,6 +1,7 @@
 //! Operators that act on each element: functions, arithmetic, comparison, logic, selection, conversion.
 
-use lancet_ops::{DType, Operator};
+use lancet_ops::elementwise::Body;
+use lancet_ops::{Attribute, DType, Operator};
 
 use super::call::{Call, Class, Many, One};
 use super::elements::{self, is_true, truth, value, zip_broadcast};
@@ -234,4 +235,22 @@ pub(super) fn cast(call: &Call<'_>, to: DType) -> One {
         k.elements.iter().map(convert).collect()
     });
     Ok(value(to, x.ty.shape.clone(), elements))
+}
+
+/// `Elementwise`: the type that the last line of `body` gives, in the shape to which the operands broadcast.
+pub(super) fn body(call: &mut Call<'_>) -> One {
+    let lines = match call.attribute("body") {
+        Some(Attribute::Strs(lines)) => lines.as_slice(),
+        _ => &[],
+    };
+    let n = call.n_operands();
+    let operands: Vec<_> = (0..n).map(|i| call.operand(i)).collect::<Result<_, _>>()?;
+    let dtypes: Vec<DType> = operands.iter().map(|v| v.ty.dtype).collect();
+    let shapes: Vec<&[Dim]> = operands.iter().map(|v| v.ty.shape.as_slice()).collect();
+    let types = Body::parse(lines)
+        .and_then(|body| body.types(&dtypes))
+        .map_err(|m| call.attribute_error("body", m))?;
+    let shape = call.broadcast(&shapes)?;
+    let dtype = types.last().map_or(DType::F32, |t| t.1);
+    Ok(value(dtype, shape, None))
 }

@@ -266,6 +266,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::ScaledDotProductAttention => attention::scaled_dot_product_attention(call),
         O::TokenPacking => return attention::token_packing(call),
         O::PackedAttention => attention::packed_attention(call),
+        O::Elementwise => elementwise::body(call),
     };
     Ok(vec![one?])
 }

@@ -133,3 +133,17 @@ pub(crate) fn where_case(r: &mut Random) -> Case {
     });
     Case::new(operands.into()).sizes()
 }
+
+/// A body of two lines on two numbers that broadcast.
+pub(crate) fn elementwise(r: &mut Random) -> Case {
+    let case = binary(r, &[DType::F32, DType::F64, DType::I64, DType::I32]);
+    let body = match r.below(6) {
+        0 => ["less x0 x1", "where v0 x1 1"],
+        1 => ["equal x0 x1", "not v0"],
+        2 => ["mul x1 x1", "f32 v0"],
+        // Floats alone.
+        3 => ["add x1 x0", "sqrt v0"],
+        _ => *r.pick(&[["add x0 x1", "abs v0"], ["max x1 2", "sub v0 x0"]]),
+    };
+    case.set("body", Attribute::Strs(body.map(str::to_owned).to_vec()))
+}

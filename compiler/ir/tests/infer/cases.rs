@@ -275,5 +275,6 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::ScaledDotProductAttention => scaled_dot_product_attention(r),
         O::TokenPacking => token_packing(r),
         O::PackedAttention => packed_attention(r),
+        O::Elementwise => elementwise(r),
     }
 }

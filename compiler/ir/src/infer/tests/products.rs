@@ -256,5 +256,14 @@ fn sequences_and_attention() {
             "i32[b, s, 6]",
         ),
         (O::TokenPacking, &[], &["bool[b, s]"], "i64[u0]; i64[b]"),
+        (
+            O::Elementwise,
+            &[(
+                "body",
+                Attribute::Strs(vec!["add x0 x1".to_owned(), "less v0 0.5".to_owned()]),
+            )],
+            &["f32[b, 1, 8]", "f32[s, 1]"],
+            "bool[b, s, 8]",
+        ),
     ]);
 }
