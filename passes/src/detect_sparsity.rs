@@ -36,6 +36,7 @@ use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Operator};
 
 use crate::analysis::cost::{TOKENS, choose, predict};
+use crate::analysis::sparse::SparseMatrix;
 use crate::analysis::sparsity::SparsityPattern;
 use crate::rewrite::node_error;
 use crate::{Changed, Pass, PassContext, PassError};
@@ -119,6 +120,9 @@ fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
 
 /// The zeros of a constant `[n, k]` of `f32`, `i8` or `i16`.
 fn pattern(graph: &Graph, weight: Value) -> Option<SparsityPattern> {
+    if let Some(w) = SparseMatrix::of(graph, weight) {
+        return Some(SparsityPattern::of_sparse(w));
+    }
     let tensor = graph.constant(weight)?;
     let &[n, k] = tensor.shape() else { return None };
     match tensor.data() {

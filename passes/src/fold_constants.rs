@@ -26,7 +26,8 @@
 //! Preconditions: every operand is a constant (or becomes one), or type inference knows every element of the result as a
 //! number; the result's type has fixed sizes; and the results take at most `max_growth` bytes more than the operands do.
 //! `DequantizeLinear` stays, because a quantized weight is worth more than its floating-point copy, until `dequantize` says
-//! that no pass wants it quantized. What fails to evaluate stays and is a remark.
+//! that no pass wants it quantized; `FromSparse` stays where it gives a weight, and is folded up to a gigabyte elsewhere. What
+//! fails to evaluate stays and is a remark.
 //!
 //! Numeric effect: exact; the operators' reference implementation computes the constants.
 //!
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attributes, DType, Data, Operator, Tensor, TensorView, evaluate};
 
+use crate::analysis::sparse::stays_sparse;
 use crate::{Changed, OptionSchema, OptionType, Pass, PassContext, PassError, PassInfo, Rewrites};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -59,6 +61,9 @@ pub(crate) const INFO: PassInfo = PassInfo {
     ],
     new: || Box::new(FoldConstants),
 };
+
+/// Most bytes of a sparse tensor that is made dense because it is no weight.
+const MAX_DENSE_BYTES: usize = 1 << 30;
 
 struct FoldConstants;
 
@@ -160,6 +165,13 @@ fn from_operands(
     max_growth: usize,
     cx: &mut PassContext<'_>,
 ) -> Option<Vec<Tensor>> {
+    let mut max_growth = max_growth;
+    if graph.op(node).operator() == Some(Operator::FromSparse) {
+        if stays_sparse(graph, crate::matcher::result(node)) {
+            return None;
+        }
+        max_growth = MAX_DENSE_BYTES;
+    }
     let operands = graph.operands(node);
     let tensors: Vec<Option<&Tensor>> = operands
         .iter()

@@ -6,8 +6,12 @@ use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{DType, Operator, Tensor, evaluate};
 
 use crate::PassError;
+use crate::analysis::sparse::{SparseMatrix, add_sparse};
 use crate::matcher::{applied, result};
 use crate::vector::constant_name;
+
+/// Rows or columns up to which a weight that is held as its values is read here.
+const MANY: usize = 1 << 20;
 
 /// `y = activation(x · wᵀ + bias) + residual` with constant `w[n, k]` and `bias[n]`.
 #[derive(Clone, Debug)]
@@ -27,10 +31,12 @@ impl Layer {
         let node = applied(graph, value, Operator::Linear)?;
         let (x, weight) = (graph.operand(node, 0)?, graph.operand(node, 1)?);
         let bias = graph.operand(node, 2);
-        let &[n, k] = graph.constant(weight)?.shape() else {
+        let &[n, k] = graph.ty(weight).fixed_shape()?.as_slice() else {
             return None;
         };
+        let is_sparse = || n.max(k) <= MANY && SparseMatrix::of(graph, weight).is_some();
         let is_constant = graph.ty(weight).dtype == DType::F32
+            && (graph.constant(weight).is_some() || is_sparse())
             && bias.is_none_or(|b| graph.constant(b).is_some());
         is_constant.then_some(Layer {
             node,
@@ -92,10 +98,29 @@ impl Layer {
         }
     }
 
-    /// `w` in row-major order.
-    pub(crate) fn weight<'g>(&self, graph: &'g Graph) -> &'g [f32] {
-        let tensor = graph.constant(self.weight).expect("checked by `of`");
-        tensor.as_slice().expect("checked by `of`")
+    /// `w` in row-major order, unless it is held as the values that are not zero.
+    fn dense<'g>(&self, graph: &'g Graph) -> Option<&'g [f32]> {
+        graph.constant(self.weight)?.as_slice()
+    }
+
+    /// Every element of `w` that is not zero with its row and column, in row-major order.
+    fn for_each_nonzero(&self, graph: &Graph, mut each: impl FnMut(usize, usize, f32)) {
+        match self.dense(graph) {
+            Some(_) if self.k == 0 => {}
+            Some(w) => {
+                for (row, values) in w.chunks_exact(self.k).enumerate() {
+                    for (column, &v) in values.iter().enumerate().filter(|(_, v)| **v != 0.0) {
+                        each(row, column, v);
+                    }
+                }
+            }
+            None => {
+                let w = SparseMatrix::of(graph, self.weight).expect("checked by `of`");
+                for ((row, column), &v) in w.places().zip(w.values).filter(|(_, v)| **v != 0.0) {
+                    each(row, column, v);
+                }
+            }
+        }
     }
 
     pub(crate) fn has_bias(&self) -> bool {
@@ -113,32 +138,28 @@ impl Layer {
 
     /// True for each row of `w` that has an element other than zero.
     pub(crate) fn live_rows(&self, graph: &Graph) -> Vec<bool> {
-        let w = self.weight(graph);
-        (0..self.n)
-            .map(|i| w[i * self.k..(i + 1) * self.k].iter().any(|&v| v != 0.0))
-            .collect()
+        let mut live = vec![false; self.n];
+        self.for_each_nonzero(graph, |row, _, _| live[row] = true);
+        live
     }
 
     /// True for each column of `w` that has an element other than zero.
     pub(crate) fn live_columns(&self, graph: &Graph) -> Vec<bool> {
         let mut live = vec![false; self.k];
-        if self.k != 0 {
-            for row in self.weight(graph).chunks_exact(self.k) {
-                live.iter_mut().zip(row).for_each(|(l, &v)| *l |= v != 0.0);
-            }
-        }
+        self.for_each_nonzero(graph, |_, column, _| live[column] = true);
         live
     }
 
     /// The bias when inputs that `constants` names are no longer multiplied but are these numbers: `bias + w · constants`.
     pub(crate) fn bias_with(&self, graph: &Graph, constants: &[Option<f32>]) -> Vec<f32> {
         let mut bias = self.bias(graph);
-        if self.k != 0 && constants.iter().flatten().any(|&c| c != 0.0) {
-            for (b, row) in bias.iter_mut().zip(self.weight(graph).chunks_exact(self.k)) {
-                let terms = row.iter().zip(constants);
-                let sum: f64 = terms
-                    .filter_map(|(&w, c)| Some(f64::from(w) * f64::from((*c)?)))
-                    .sum();
+        if constants.iter().flatten().any(|&c| c != 0.0) {
+            let mut sums = vec![0.0f64; self.n];
+            self.for_each_nonzero(graph, |row, column, w| {
+                let c = constants.get(column).copied().flatten();
+                sums[row] += c.map_or(0.0, |c| f64::from(w) * f64::from(c));
+            });
+            for (b, sum) in bias.iter_mut().zip(sums) {
                 *b = (f64::from(*b) + sum) as f32;
             }
         }
@@ -158,7 +179,10 @@ impl Layer {
         columns: &[usize],
         bias: &[f32],
     ) -> Result<Value, PassError> {
-        let w = self.weight(graph);
+        let Some(w) = self.dense(graph) else {
+            let weight = self.kept_of_sparse(graph, rows, columns)?;
+            return self.with_weight(graph, x, weight, bias);
+        };
         let kept = rows
             .iter()
             .flat_map(|r| columns.iter().map(move |c| w[r * self.k + c]));
@@ -168,6 +192,33 @@ impl Layer {
         self.with_weight(graph, x, weight, bias)
     }
 
+    /// These rows and columns of a weight that is held as the values that are not zero.
+    fn kept_of_sparse(
+        &self,
+        graph: &mut Graph,
+        rows: &[usize],
+        columns: &[usize],
+    ) -> Result<Value, PassError> {
+        let places = |kept: &[usize], n: usize| {
+            let mut places = vec![None; n];
+            kept.iter()
+                .enumerate()
+                .for_each(|(to, &from)| places[from] = Some(to));
+            places
+        };
+        let (row_places, column_places) = (places(rows, self.n), places(columns, self.k));
+        let mut kept = Vec::new();
+        self.for_each_nonzero(graph, |row, column, v| {
+            if let (Some(row), Some(column)) = (row_places[row], column_places[column]) {
+                kept.push(((row * columns.len() + column) as i64, v));
+            }
+        });
+        kept.sort_unstable_by_key(|(p, _)| *p);
+        let (positions, values) = kept.into_iter().unzip();
+        let name = constant_name(graph, self.weight);
+        add_sparse(graph, &name, [rows.len(), columns.len()], values, positions)
+    }
+
     /// The layer with another bias; without one if it is all zeros.
     pub(crate) fn with_bias(&self, graph: &mut Graph, bias: &[f32]) -> Result<Value, PassError> {
         self.with_weight(graph, self.x, self.weight, bias)
@@ -175,10 +226,20 @@ impl Layer {
 
     /// The layer with every weight and the bias multiplied by `factor`.
     pub(crate) fn scaled(&self, graph: &mut Graph, factor: f32) -> Result<Value, PassError> {
-        let scaled: Vec<f32> = self.weight(graph).iter().map(|w| w * factor).collect();
         let bias: Vec<f32> = self.bias(graph).iter().map(|b| b * factor).collect();
         let name = constant_name(graph, self.weight);
-        let weight = graph.add_const(&name, Arc::new(Tensor::new([self.n, self.k], scaled)));
+        let scaled = |w: &[f32]| -> Vec<f32> { w.iter().map(|w| w * factor).collect() };
+        let shape = [self.n, self.k];
+        let weight = match (self.dense(graph), SparseMatrix::of(graph, self.weight)) {
+            (None, Some(w)) => {
+                let (values, positions) = (scaled(w.values), w.positions.to_vec());
+                add_sparse(graph, &name, shape, values, positions)?
+            }
+            (w, _) => {
+                let scaled = Tensor::new(shape, scaled(w.unwrap_or_default()));
+                graph.add_const(&name, Arc::new(scaled))
+            }
+        };
         self.with_weight(graph, self.x, weight, &bias)
     }
 

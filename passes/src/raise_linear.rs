@@ -37,6 +37,7 @@ use std::sync::Arc;
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attributes, DType, Operator, Tensor};
 
+use crate::analysis::sparse::{SparseMatrix, add_sparse};
 use crate::matcher::{binary, commuted, is_dtype, result, transposed};
 use crate::vector::{as_vector, constant_name};
 use crate::{Changed, Pass, PassContext, PassError};
@@ -108,7 +109,9 @@ fn product(graph: &Graph, node: NodeId, cx: &mut PassContext<'_>) -> Option<Matc
         Some(table) => (table, true),
         None => (right, false),
     };
-    graph.constant(weight)?;
+    if !is_weight(graph, weight) {
+        return None;
+    }
     if graph.ty(weight).rank() != 2 || graph.ty(x).rank() < 2 {
         let (w, x) = (graph.ty(weight), graph.ty(x));
         cx.missed(
@@ -134,6 +137,11 @@ fn product(graph: &Graph, node: NodeId, cx: &mut PassContext<'_>) -> Option<Matc
     Some(m)
 }
 
+/// True for a constant, held as its elements or as the values that are not zero.
+fn is_weight(graph: &Graph, value: Value) -> bool {
+    graph.constant(value).is_some() || SparseMatrix::of(graph, value).is_some()
+}
+
 /// The only user of `value` and the constant vector it adds, if that is what it does.
 fn added_constant(graph: &Graph, value: Value) -> Option<(Value, Value)> {
     let user = result(graph.single_user(value)?);
@@ -157,7 +165,7 @@ fn gemm(graph: &Graph, node: NodeId, cx: &mut PassContext<'_>) -> Option<Match> 
     let attributes = graph.attributes(node);
     let (x, weight) = (graph.operand(node, 0)?, graph.operand(node, 1)?);
     if !is_dtype(graph, root, DType::F32)
-        || graph.constant(weight).is_none()
+        || !is_weight(graph, weight)
         || graph.constant(x).is_some()
     {
         return None;
@@ -199,7 +207,7 @@ fn apply(
     m: Match,
     cx: &mut PassContext<'_>,
 ) -> Result<Changed, PassError> {
-    let Some(weight) = weights.canonical(graph, &m) else {
+    let Some(weight) = weights.canonical(graph, &m)? else {
         return Ok(Changed::No);
     };
     let n = graph.shape(weight)[0].as_fixed().map_or(0, |n| n as usize);
@@ -253,17 +261,34 @@ struct Weights {
 
 impl Weights {
     /// The weight of `m` as a constant `[n, k]`, its factor multiplied in.
-    fn canonical(&mut self, graph: &mut Graph, m: &Match) -> Option<Value> {
+    fn canonical(&mut self, graph: &mut Graph, m: &Match) -> Result<Option<Value>, PassError> {
         if m.is_transposed && m.alpha == 1.0 {
-            return Some(m.weight);
+            return Ok(Some(m.weight));
         }
         let key = (m.weight.node, m.is_transposed, m.alpha.to_bits());
         if let Some(&made) = self.made.get(&key) {
-            return Some(made);
+            return Ok(Some(made));
         }
-        let tensor = graph.constant(m.weight)?.clone();
-        let (values, &[rows, columns]) = (tensor.as_slice::<f32>()?, tensor.shape()) else {
-            return None;
+        if let Some(w) = SparseMatrix::of(graph, m.weight) {
+            let (shape, (values, positions)) = if m.is_transposed {
+                let values = w.values.iter().map(|v| v * m.alpha).collect();
+                ([w.n, w.k], (values, w.positions.to_vec()))
+            } else {
+                ([w.k, w.n], w.transposed(m.alpha))
+            };
+            let name = graph.node_name(m.weight.node).to_owned();
+            let made = add_sparse(graph, &name, shape, values, positions)?;
+            self.made.insert(key, made);
+            return Ok(Some(made));
+        }
+        let tensor = graph.constant(m.weight).cloned();
+        let Some((tensor, values)) =
+            (tensor.as_ref()).and_then(|t| Some((t, t.as_slice::<f32>()?)))
+        else {
+            return Ok(None);
+        };
+        let &[rows, columns] = tensor.shape() else {
+            return Ok(None);
         };
         self.replaced_bytes += size_of_val(values);
         let (shape, mut out) = if m.is_transposed {
@@ -277,7 +302,7 @@ impl Weights {
         let name = constant_name(graph, m.weight);
         let made = graph.add_const(&name, Arc::new(Tensor::new(shape, out)));
         self.made.insert(key, made);
-        Some(made)
+        Ok(Some(made))
     }
 }
 

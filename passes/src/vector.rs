@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lancet_ir::{Graph, Op, Value};
-use lancet_ops::{DType, Tensor};
+use lancet_ops::{DType, Operator, Tensor};
 
 use crate::PassError;
 
@@ -44,6 +44,7 @@ pub(crate) fn as_vector(
 pub(crate) fn constant_name(graph: &Graph, value: Value) -> String {
     match graph.op(value.node) {
         Op::Const(c) => c.name.clone(),
+        Op::Apply(Operator::FromSparse, _) => graph.node_name(value.node).to_owned(),
         _ => String::new(),
     }
 }

@@ -6,7 +6,7 @@
 )]
 
 use lancet_artifact::RowBlock;
-use lancet_codegen::formats::{pack, stored_format, validate};
+use lancet_codegen::formats::{FormatError, pack, pack_sparse, stored_format, validate};
 use lancet_codegen::{Arithmetic, WeightFormat};
 use proptest::prelude::*;
 
@@ -163,6 +163,16 @@ proptest! {
     }
 
     #[test]
+    fn few_values_pack_to_the_same_bytes(format in format(), (n, k, w) in matrix()) {
+        let at = |i: &usize| w[*i] != 0.0;
+        let places: Vec<usize> = (0..w.len()).filter(at).collect();
+        let positions: Vec<u64> = places.iter().map(|&i| i as u64).collect();
+        let values: Vec<f32> = places.iter().map(|&i| w[i]).collect();
+        let found = pack_sparse(format, n, k, &positions, &values).unwrap();
+        prop_assert_eq!(found, pack(format, n, k, &w).unwrap());
+    }
+
+    #[test]
     fn what_validates_is_in_range(
         format in format(),
         (n, k, w) in matrix(),
@@ -187,6 +197,30 @@ proptest! {
             prop_assert!(product(m.format, &blocks, &bytes, &vec![0.0; k]).is_some());
         }
     }
+}
+
+#[test]
+fn few_values_of_a_large_matrix_are_packed_or_refused() {
+    let format = WeightFormat::Unstructured;
+    let positions = [3, (1 << 20) + 7, (1 << 40) - 1];
+    let m = pack_sparse(format, 1 << 20, 1 << 20, &positions, &[1.0, 2.0, 3.0]).unwrap();
+    assert!(m.bytes.len() < 64 << 20);
+    let of = (m.format, m.arithmetic);
+    assert!(validate(of, m.n, m.k, &m.row_blocks, &m.bytes).is_ok());
+    let too_large = |n, k| {
+        let found = pack_sparse(format, n, k, &positions, &[1.0, 2.0, 3.0]);
+        assert!(matches!(found, Err(FormatError::TooLarge { .. })));
+    };
+    too_large(1 << 31, 1 << 31);
+    too_large(1 << 21, 1 << 20);
+    let dense = pack_sparse(WeightFormat::Dense, 1 << 20, 1 << 20, &positions, &[1.0; 3]);
+    assert!(matches!(dense, Err(FormatError::TooLarge { .. })));
+    for wrong in [vec![7, 3], vec![3, 3], vec![3, 9]] {
+        assert!(pack_sparse(format, 3, 3, &wrong, &[1.0, 2.0]).is_err());
+    }
+    assert!(pack_sparse(format, 3, 3, &[1], &[1.0, 2.0]).is_err());
+    assert!(pack_sparse(format, 0, 3, &[], &[]).is_err());
+    assert!(pack_sparse(format, 2, 3, &[], &[]).is_ok());
 }
 
 #[test]

@@ -15,8 +15,9 @@ use lancet_artifact::{
     Dim as PlanDim, Element, Extent, Layout as PlanLayout, Plan, Port, Step, StepKind, Storage,
     ValueDesc, Vertical, VerticalOp, VerticalOperand, Weights,
 };
+use lancet_codegen::formats::MAX_DENSE;
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, TensorType, Value};
-use lancet_ops::{DType, Operator};
+use lancet_ops::{DType, Operator, evaluate};
 
 use fuse::{Fusion, Group, fuse};
 use select::{Selected, select};
@@ -250,6 +251,9 @@ impl Lowering<'_, '_> {
         if let Some(&id) = self.values.get(&value) {
             return Ok(id);
         }
+        if self.graph.operator(value) == Some(Operator::FromSparse) {
+            return self.made_dense(value);
+        }
         let Some(tensor) = self.graph.constant(value) else {
             return Err(unsupported(
                 self.graph,
@@ -258,6 +262,33 @@ impl Lowering<'_, '_> {
             ));
         };
         let (offset, len) = self.placement.tensor(tensor);
+        Ok(self.push_value(value, Storage::Weights { offset, len }))
+    }
+
+    /// Index of a sparse constant that a step reads as a tensor.
+    fn made_dense(&mut self, value: Value) -> Result<u32, LowerError> {
+        let ty = self.graph.ty(value);
+        let n = ty.fixed_shape().and_then(|shape| {
+            let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+            n.filter(|&n| n <= MAX_DENSE)
+        });
+        let operands = self.graph.operands(value.node);
+        let operands: Vec<_> = (operands.iter().flatten())
+            .map(|&v| self.graph.constant(v).map(|t| t.view()))
+            .collect();
+        let attributes = self.graph.attributes(value.node);
+        let dense = n.and_then(|_| {
+            evaluate(Operator::FromSparse, attributes, &operands, 1)
+                .ok()?
+                .pop()
+        });
+        let Some(dense) = dense else {
+            let message = format!(
+                "is a sparse constant {ty} that something else than a linear layer reads: it is too large to be made dense"
+            );
+            return Err(unsupported(self.graph, value.node, &message));
+        };
+        let (offset, len) = self.placement.owned(&dense);
         Ok(self.push_value(value, Storage::Weights { offset, len }))
     }
 

@@ -63,6 +63,8 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
         Op::Convert(Layout::Panels) => step(StepKind::ToPanels),
         Op::Convert(Layout::RowMajor) => step(StepKind::FromPanels),
         Op::Convert(Layout::Packed(_)) => Ok(Selected::Pack),
+        // Only packed weights read it; folding made it dense for everything else, or could not.
+        Op::Apply(Operator::FromSparse, _) if is_constant(graph, node) => Ok(Selected::Const),
         Op::Apply(op, attributes) if in_panels => panels(graph, node, *op, attributes, operands),
         Op::Apply(op, attributes) => {
             if let Some(v) = operands
@@ -86,6 +88,12 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             })
         }
     }
+}
+
+/// True if every operand is a constant.
+fn is_constant(graph: &Graph, node: NodeId) -> bool {
+    let mut operands = graph.operands(node).into_iter().flatten();
+    operands.all(|v| graph.constant(v).is_some())
 }
 
 /// The step of an operator that has a kernel for row-major operands.

@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use lancet_artifact::{Arithmetic, MatrixDesc, WeightFormat as PlanFormat, Weights};
-use lancet_codegen::formats;
-use lancet_ir::{Graph, Layout, Op, Value, WeightFormat};
+use lancet_codegen::formats::{self, FormatError, PackedMatrix};
+use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
 use lancet_passes::analysis::cost::{TOKENS, predict};
+use lancet_passes::analysis::sparse::SparseMatrix;
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
 use super::{LowerError, describe, unsupported};
@@ -43,6 +44,13 @@ impl<'g, 'w> Placement<'g, 'w> {
         range
     }
 
+    /// Places a tensor that is not the graph's; its offset and length.
+    pub(super) fn owned(&mut self, tensor: &Tensor) -> (u64, u64) {
+        let bytes = little_endian(tensor).into_owned();
+        let len = bytes.len() as u64;
+        (self.weights.push(bytes), len)
+    }
+
     /// Packs the weight that the convert node of `packed` packs, and places it.
     pub(super) fn pack(&mut self, graph: &Graph, packed: Value) -> Result<MatrixDesc, LowerError> {
         let node = packed.node;
@@ -51,46 +59,26 @@ impl<'g, 'w> Placement<'g, 'w> {
         else {
             return Err(unsupported(graph, node, "is not a packed weight"));
         };
-        let Some(tensor) = graph.constant(source) else {
-            return Err(unsupported(
-                graph,
-                node,
-                "packs a weight that is not constant",
-            ));
-        };
-        let &[n, k] = tensor.shape() else {
-            return Err(unsupported(
-                graph,
-                node,
-                "packs a weight of another rank than 2",
-            ));
-        };
         let wanted = match format {
             WeightFormat::Dense => PlanFormat::Dense,
             WeightFormat::Unstructured => PlanFormat::Unstructured,
             WeightFormat::Bsr { r, c } => PlanFormat::Bsr { r: *r, c: *c },
             WeightFormat::NOfM { .. } => PlanFormat::Unstructured,
         };
-        let (matrix, pattern) = match tensor.data() {
-            Data::F32(w) => (formats::pack(wanted, n, k, w), SparsityPattern::of(w, n, k)),
-            Data::I8(w) => {
-                let wide: Vec<i16> = w.iter().map(|&w| i16::from(w)).collect();
-                (
-                    formats::pack_integer(Arithmetic::Bytes, wanted, n, k, &wide),
-                    SparsityPattern::of(w, n, k),
-                )
+        let (matrix, pattern) = match (SparseMatrix::of(graph, source), graph.constant(source)) {
+            (Some(w), _) => {
+                let positions: Vec<u64> = w.positions.iter().map(|&p| p as u64).collect();
+                let packed = formats::pack_sparse(wanted, w.n, w.k, &positions, w.values);
+                (packed, SparsityPattern::of_sparse(w))
             }
-            Data::I16(w) => (
-                formats::pack_integer(Arithmetic::Bytes, wanted, n, k, w),
-                SparsityPattern::of(w, n, k),
-            ),
-            _ => {
-                let message = format!("packs a weight of {}", tensor.dtype());
-                return Err(unsupported(graph, node, &message));
+            (None, Some(tensor)) => packed_tensor(graph, node, wanted, tensor)?,
+            (None, None) => {
+                let message = "packs a weight that is not constant";
+                return Err(unsupported(graph, node, message));
             }
         };
-        let matrix =
-            matrix.map_err(|e| unsupported(graph, node, &format!("cannot be packed: {e}")))?;
+        let matrix = matrix
+            .map_err(|e| unsupported(graph, source.node, &format!("cannot be packed: {e}")))?;
         let cost = predict(&pattern, *format, TOKENS);
         let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
         let len = matrix.bytes.len() as u64;
@@ -99,8 +87,8 @@ impl<'g, 'w> Placement<'g, 'w> {
             name: describe(graph, source.node),
             format: matrix.format,
             arithmetic: matrix.arithmetic,
-            n: n as u32,
-            k: k as u32,
+            n: matrix.n as u32,
+            k: matrix.k as u32,
             offset,
             len,
             row_blocks: matrix.row_blocks,
@@ -112,6 +100,37 @@ impl<'g, 'w> Placement<'g, 'w> {
                 .collect(),
         })
     }
+}
+
+/// A constant, packed, and its zeros.
+fn packed_tensor(
+    graph: &Graph,
+    node: NodeId,
+    format: PlanFormat,
+    tensor: &Tensor,
+) -> Result<(Result<PackedMatrix, FormatError>, SparsityPattern), LowerError> {
+    let &[n, k] = tensor.shape() else {
+        let message = "packs a weight of another rank than 2";
+        return Err(unsupported(graph, node, message));
+    };
+    Ok(match tensor.data() {
+        Data::F32(w) => (formats::pack(format, n, k, w), SparsityPattern::of(w, n, k)),
+        Data::I8(w) => {
+            let wide: Vec<i16> = w.iter().map(|&w| i16::from(w)).collect();
+            (
+                formats::pack_integer(Arithmetic::Bytes, format, n, k, &wide),
+                SparsityPattern::of(w, n, k),
+            )
+        }
+        Data::I16(w) => (
+            formats::pack_integer(Arithmetic::Bytes, format, n, k, w),
+            SparsityPattern::of(w, n, k),
+        ),
+        _ => {
+            let message = format!("packs a weight of {}", tensor.dtype());
+            return Err(unsupported(graph, node, &message));
+        }
+    })
 }
 
 /// The elements as little-endian bytes, borrowed where the machine is little-endian.

@@ -114,7 +114,7 @@ fn value(
                 .as_ref()
                 .cloned()
                 .ok_or_else(|| invalid("has no tensor"))?;
-            Attribute::Tensor(Arc::new(sparse::read(
+            Attribute::Tensor(Arc::new(sparse::read_dense(
                 reader,
                 &mut tensor,
                 max_dense_bytes,

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use lancet_ir::{Graph, Value};
-use lancet_ops::Attributes;
+use lancet_ir::{Graph, Op, Value};
+use lancet_ops::{Attribute, Attributes, Operator, Tensor};
 use onnx_protobuf::{
     FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
 };
@@ -20,6 +20,7 @@ use super::ops::{self, Call};
 use super::order::Order;
 use super::tensor::TensorReader;
 use super::{ImportOptions, sparse};
+use sparse::Sparse;
 
 /// Deepest nesting of function calls and branches.
 const MAX_DEPTH: usize = 32;
@@ -211,17 +212,23 @@ impl<'a> Walk<'a> {
 
     fn initializer(&mut self, initializer: Initializer, scope: &mut Scope<'_>) {
         let name = initializer.name().to_owned();
-        let tensor = match initializer {
-            Initializer::Dense(mut proto) => self.reader.read(&mut proto),
+        let read = match initializer {
+            Initializer::Dense(mut proto) => self.reader.read(&mut proto).map(Sparse::Dense),
             Initializer::Sparse(mut proto) => {
                 sparse::read(&mut self.reader, &mut proto, self.options.max_dense_bytes)
             }
         };
-        let binding = match tensor {
-            Ok(tensor) => {
-                let name = format!("{}{name}", scope.prefix);
-                Binding::Value(self.graph.add_const(&name, Arc::new(tensor)))
-            }
+        let in_scope = format!("{}{name}", scope.prefix);
+        let value = read.and_then(|tensor| match tensor {
+            Sparse::Dense(tensor) => Ok(self.graph.add_const(&in_scope, Arc::new(tensor))),
+            Sparse::Matrix {
+                shape,
+                values,
+                positions,
+            } => self.sparse_matrix(&in_scope, &shape, values, positions),
+        });
+        let binding = match value {
+            Ok(value) => Binding::Value(value),
             Err(fault) => {
                 self.errors
                     .add(&Place::new(format!("initializer `{name}`")), fault);
@@ -229,6 +236,27 @@ impl<'a> Walk<'a> {
             }
         };
         scope.bind(&name, binding);
+    }
+
+    /// A constant matrix of these values at these positions.
+    fn sparse_matrix(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<f32>,
+        positions: Vec<i64>,
+    ) -> Result<Value, Fault> {
+        let values = Tensor::new([values.len()], values);
+        let values = self.graph.add_const("values", Arc::new(values));
+        let positions = Tensor::new([positions.len()], positions);
+        let positions = self.graph.add_const("positions", Arc::new(positions));
+        let shape = shape.iter().map(|&d| d as i64).collect();
+        let attributes = Attributes::new().with("shape", Attribute::Ints(shape));
+        let op = Op::Apply(Operator::FromSparse, attributes);
+        let node = (self.graph.add(op, &[Some(values), Some(positions)]))
+            .map_err(|e| Fault::invalid(e.to_string()))?;
+        self.graph.set_node_name(node, name);
+        Ok(Value { node, result: 0 })
     }
 
     /// The operands of a node, or `None` if one of them has failed.

@@ -99,7 +99,7 @@ fn sparse(dims: &[i64], indices: TensorProto, values: &[f32]) -> String {
 }
 
 #[test]
-fn sparse_constants_are_made_dense() {
+fn sparse_constants() {
     insta::assert_snapshot!(
         [
             sparse(&[2, 3], i64s("", &[2], &[1, 5]), &[1.0, 2.0]),

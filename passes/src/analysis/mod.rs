@@ -4,4 +4,5 @@ pub mod access;
 pub mod affine;
 pub mod cost;
 pub mod padding;
+pub mod sparse;
 pub mod sparsity;

@@ -5,11 +5,16 @@
 
 use lancet_ir::WeightFormat;
 
+use super::sparse::SparseMatrix;
+
 /// Output blocks (R x 1) and input blocks (1 x C) that kernels exist for, larger first.
 pub const BLOCKS: [(u8, u8); 5] = [(32, 1), (16, 1), (8, 1), (4, 1), (1, 4)];
 
 /// Position in [`BLOCKS`] of the only one that groups inputs.
 const INPUT_BLOCKS: usize = 4;
+
+/// Columns beyond which memory is not to grow with them.
+const MANY_COLUMNS: usize = 1 << 20;
 
 /// Zeros of one matrix, counted for every candidate format.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +81,54 @@ impl SparsityPattern {
         pattern
     }
 
+    /// Counts the zeros of a matrix that is held as its values. What is held may be zero too, and counts as such.
+    pub fn of_sparse(w: SparseMatrix<'_>) -> SparsityPattern {
+        let held = w.places().zip(w.values);
+        let places: Vec<(usize, usize)> = held.filter(|(_, v)| **v != 0.0).map(|p| p.0).collect();
+        let (n, k) = (w.n, w.k);
+        // Columns by rank where there are too many to keep a number for each.
+        let mut columns: Vec<usize> = places.iter().map(|&(_, j)| j).collect();
+        let mut n_columns = k;
+        if MANY_COLUMNS < k {
+            let mut used = columns.clone();
+            used.sort_unstable();
+            used.dedup();
+            columns
+                .iter_mut()
+                .for_each(|j| *j = used.partition_point(|u| u < j));
+            n_columns = used.len();
+        }
+        // How many different `(row / r, column)` there are, each with what it counts.
+        let mut last = vec![usize::MAX; n_columns];
+        let mut count = |r: usize, of: &dyn Fn(usize) -> usize| {
+            last.fill(usize::MAX);
+            let mut sum = 0;
+            for (&(i, _), &j) in places.iter().zip(&columns) {
+                if std::mem::replace(&mut last[j], i / r) != i / r {
+                    sum += of(i / r);
+                }
+            }
+            sum
+        };
+        let mut stored = [0; BLOCKS.len()];
+        for (stored, &(r, _)) in stored.iter_mut().zip(&BLOCKS[..INPUT_BLOCKS]) {
+            let r = usize::from(r);
+            *stored = count(r, &|band| r.min(n - band * r));
+        }
+        let n_used_columns = count(n, &|_| 1);
+        let in_groups = || places.chunk_by(|a, b| (a.0, a.1 / 4) == (b.0, b.1 / 4));
+        stored[INPUT_BLOCKS] = in_groups().map(|g| 4.min(k - g[0].1 / 4 * 4)).sum();
+        SparsityPattern {
+            n,
+            k,
+            nnz: places.len(),
+            n_zero_rows: n - places.chunk_by(|a, b| a.0 == b.0).count(),
+            n_zero_cols: k - n_used_columns,
+            stored,
+            max_in_group_of_4: in_groups().map(|g| g.len() as u8).max().unwrap_or(0),
+        }
+    }
+
     /// Fraction of elements that are zero; 0 for an empty matrix.
     pub fn sparsity(&self) -> f64 {
         let total = self.n * self.k;
@@ -123,6 +176,30 @@ mod tests {
         (0..n * k)
             .map(|i| if keep(i / k, i % k) { 1.0 } else { 0.0 })
             .collect()
+    }
+
+    #[test]
+    fn a_matrix_and_its_values_have_the_same_pattern() {
+        for seed in 0..40usize {
+            let (n, k) = (1 + seed * 7 % 41, 1 + seed * 5 % 23);
+            let keep = |i: usize, j: usize| {
+                (i / (1 + seed % 5) * 31 + j * 17 + seed).is_multiple_of(1 + seed % 6)
+            };
+            let w = matrix(n, k, keep);
+            let at = |i: &usize| w[*i] != 0.0 || i % 11 == 3;
+            let places: Vec<usize> = (0..w.len()).filter(at).collect();
+            let positions: Vec<i64> = places.iter().map(|&i| i as i64).collect();
+            let values: Vec<f32> = places.iter().map(|&i| w[i]).collect();
+            let (values, positions) = (&values, &positions);
+            let sparse = SparseMatrix {
+                n,
+                k,
+                values,
+                positions,
+            };
+            let found = SparsityPattern::of_sparse(sparse);
+            assert_eq!(found, SparsityPattern::of(&w, n, k));
+        }
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::MeanVarianceNormalization => one(norm::mean_variance_normalization(call)),
         Operator::Linear => one(lancet::linear(call)),
         Operator::IntegerLinear => one(quant::integer_linear(call)),
+        Operator::FromSparse => one(generate::from_sparse(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
         Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
         Operator::Elementwise => one(elementwise::elementwise(call)),

@@ -1,9 +1,9 @@
-//! Operators that make tensors from sizes: `Range`, `ConstantOfShape`.
+//! Operators that make tensors from sizes: `Range`, `ConstantOfShape`, `FromSparse`.
 
 use crate::call::{Call, OpResult};
 use crate::number::{Number, Wide, for_number};
 use crate::shape::sizes;
-use crate::{OpError, Tensor};
+use crate::{DType, OpError, Tensor};
 
 /// `Range`: `start + i · delta` up to and without `limit`.
 pub(crate) fn range(call: &Call<'_>) -> OpResult {
@@ -72,4 +72,35 @@ pub(crate) fn constant_of_shape(call: &Call<'_>) -> OpResult {
     }
     let n = call.size(&shape, value.dtype())?;
     with_elements!(value.data(), v => call.tensor(&shape, vec![v[0]; n]))
+}
+
+/// `FromSparse`: `values` at `positions`, zero elsewhere.
+///
+/// * `values`: `f32[nnz]`; `positions`: `i64[nnz]`, row-major positions in the result, ascending.
+/// * Result: `f32` of attribute `shape`.
+pub(crate) fn from_sparse(call: &Call<'_>) -> OpResult {
+    let (values, positions) = (call.slice::<f32>(0)?, call.slice::<i64>(1)?);
+    let shape: Option<Vec<usize>> = call
+        .ints("shape")
+        .unwrap_or_default()
+        .iter()
+        .map(|&d| usize::try_from(d).ok())
+        .collect();
+    let shape =
+        shape.ok_or_else(|| call.attribute_error("shape", "a size is negative".to_owned()))?;
+    let n = call.size(&shape, DType::F32)?;
+    let ascends = positions.windows(2).all(|p| p[0] < p[1]);
+    let inside = |p: &i64| usize::try_from(*p).is_ok_and(|p| p < n);
+    if !ascends || !positions.first().is_none_or(inside) || !positions.last().is_none_or(inside) {
+        return Err(call.value_error(1, "positions do not ascend inside the shape"));
+    }
+    if values.len() != positions.len() {
+        let message = format!("{} values at {} positions", values.len(), positions.len());
+        return Err(call.shape_error(message));
+    }
+    let mut out = vec![0.0f32; n];
+    for (&p, &v) in positions.iter().zip(values) {
+        out[p as usize] = v;
+    }
+    call.tensor(&shape, out)
 }

@@ -565,6 +565,9 @@ operators! {
         activation: Str = Str("none"),
     },
     IntegerLinear "integer_linear" Lancet "IntegerLinear" (2, 2) (1, 1) {},
+    FromSparse "from_sparse" Lancet "FromSparse" (2, 2) (1, 1) {
+        shape: Ints = Required,
+    },
     EmbeddingLookup "embedding_lookup" Lancet "EmbeddingLookup" (2, MANY) (1, 1) {},
     ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 6) (1, 1) {
         num_heads: Int = Required,

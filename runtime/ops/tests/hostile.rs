@@ -376,6 +376,7 @@ const RIGHT: &[(&str, &str, &str)] = &[
         "activation=gelu",
         "f32[2,1,3] f32[4,3] f32[4] f32[2,1,4]",
     ),
+    ("from_sparse", "shape=2,3", "f32[1] i64[1]"),
     ("embedding_lookup", "", "i64[2,3] f32[4,2] i32[3] f32[3,2]"),
     (
         "scaled_dot_product_attention",

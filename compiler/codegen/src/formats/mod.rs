@@ -26,6 +26,10 @@ pub(crate) use dense::{ENTRY_BYTES as DENSE_ENTRY_BYTES, TILE as DENSE_TILE};
 pub const ALIGNMENT: usize = 64;
 /// Bytes of an offset or row in tables: one row of a panel of 8 tokens. Kernels scale it to their panel.
 pub(crate) const UNIT: usize = 32;
+/// Most elements of a matrix of few values that is packed as dense.
+pub const MAX_DENSE: usize = 1 << 28;
+/// Rows or columns that a matrix may have however few values are in it.
+const MAX_EMPTY: usize = 1 << 20;
 /// Where the table of k-blocks begins in a row block.
 pub(crate) const HEADER_BYTES: usize = 64;
 
@@ -132,7 +136,50 @@ pub fn pack(
     let format = stored_format(format, k);
     match sparse::Kind::of(format) {
         None => dense::pack(n, k, w),
-        Some(kind) => sparse::pack(kind, format, n, k, w),
+        Some(kind) => Ok(sparse::pack(kind, format, n, k, sparse::Source::Dense(w))),
+    }
+}
+
+/// Packs the matrix that has `values` at ascending row-major `positions` and zeros elsewhere: as [`pack`], to the same bytes.
+///
+/// Time and memory are those of the values, of `n` and of `k`, and these are at most in proportion to the values; for the dense
+/// format, of `n * k` up to [`MAX_DENSE`].
+///
+/// # Errors
+/// [`FormatError::Shape`] if a dimension is 0, positions do not ascend below `n * k` or are not as many as the values;
+/// [`FormatError::TooLarge`] if the matrix is too large for so few values, or to be dense.
+pub fn pack_sparse(
+    format: WeightFormat,
+    n: usize,
+    k: usize,
+    positions: &[u64],
+    values: &[f32],
+) -> Result<PackedMatrix, FormatError> {
+    let n_elements = n.checked_mul(k).unwrap_or(0);
+    let ascending = positions.windows(2).all(|p| p[0] < p[1]);
+    let inside = positions.last().is_none_or(|&p| p < n_elements as u64);
+    let most = (u32::MAX as usize / (2 * UNIT)).min(MAX_EMPTY.max(values.len().saturating_mul(64)));
+    if n.max(k) > most {
+        return Err(FormatError::TooLarge { n, k });
+    }
+    if n_elements == 0 || positions.len() != values.len() || !ascending || !inside {
+        let elements = values.len();
+        return Err(FormatError::Shape { n, k, elements });
+    }
+    let format = stored_format(format, k);
+    match sparse::Kind::of(format) {
+        None if n_elements > MAX_DENSE => Err(FormatError::TooLarge { n, k }),
+        None => {
+            let mut w = vec![0.0; n_elements];
+            for (&p, &v) in positions.iter().zip(values) {
+                w[p as usize] = v;
+            }
+            dense::pack(n, k, &w)
+        }
+        Some(kind) => {
+            let w = sparse::Source::Sparse { positions, values };
+            Ok(sparse::pack(kind, format, n, k, w))
+        }
     }
 }
 

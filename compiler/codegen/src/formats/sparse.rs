@@ -14,13 +14,14 @@
 //! Groups are sorted by their number of records. The first k-block names every row once, later ones only rows with
 //! weights. Kernels read one record and three groups ahead, so both tables are padded.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use lancet_artifact::{Arithmetic, RowBlock, WeightFormat};
 
 use super::partition::{k_blocks, row_blocks};
 use super::reader::{align, put_u32, u16_at, u32_at};
-use super::{ALIGNMENT, FormatError, HEADER_BYTES, PackedMatrix, UNIT};
+use super::{ALIGNMENT, HEADER_BYTES, PackedMatrix, UNIT};
 
 pub(crate) const ENTRY_BYTES: usize = 32;
 pub(crate) const GROUP_BYTES: usize = 16;
@@ -102,8 +103,76 @@ struct Strip {
     units: Vec<Unit>,
 }
 
+/// The weights of a matrix.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// Row-major.
+    Dense(&'a [f32]),
+    /// Ascending row-major positions, and what is there.
+    Sparse {
+        positions: &'a [u64],
+        values: &'a [f32],
+    },
+}
+
+impl<'a> Source<'a> {
+    /// Positions and values from row-major position `range.start` to `range.end`.
+    fn between(self, range: Range<usize>) -> (&'a [u64], &'a [f32]) {
+        match self {
+            Source::Dense(_) => (&[], &[]),
+            Source::Sparse { positions, values } => {
+                let [first, end] = [range.start, range.end]
+                    .map(|at| positions.partition_point(|&p| p < at as u64));
+                (&positions[first..end], &values[first..end])
+            }
+        }
+    }
+
+    /// Number of weights that are not zero from one row-major position to another.
+    fn n_nonzero(self, range: Range<usize>) -> usize {
+        let values = match self {
+            Source::Dense(w) => &w[range],
+            Source::Sparse { .. } => self.between(range).1,
+        };
+        values.iter().filter(|w| **w != 0.0).count()
+    }
+}
+
 /// Collects the units of `rows` within `cols`; units without a non-zero are left out.
-fn strip(kind: Kind, w: &[f32], k: usize, rows: Range<usize>, cols: &Range<usize>) -> Strip {
+fn strip(kind: Kind, w: Source<'_>, k: usize, rows: Range<usize>, cols: &Range<usize>) -> Strip {
+    let row = rows.start;
+    let units = match w {
+        Source::Dense(w) => units(kind, k, rows, cols, |row, col| w[row * k + col]),
+        Source::Sparse { .. } => {
+            let mut window = Vec::new();
+            for (i, row) in rows.clone().enumerate() {
+                let (positions, values) = w.between(row * k + cols.start..row * k + cols.end);
+                if !values.is_empty() && window.is_empty() {
+                    window.resize(rows.len() * cols.len(), 0.0);
+                }
+                for (&p, &v) in positions.iter().zip(values) {
+                    window[i * cols.len() + p as usize - row * k - cols.start] = v;
+                }
+            }
+            if window.is_empty() {
+                Vec::new()
+            } else {
+                units(kind, k, rows, cols, |r, col| {
+                    window[(r - row) * cols.len() + col - cols.start]
+                })
+            }
+        }
+    };
+    Strip { row, units }
+}
+
+fn units(
+    kind: Kind,
+    k: usize,
+    rows: Range<usize>,
+    cols: &Range<usize>,
+    w: impl Fn(usize, usize) -> f32,
+) -> Vec<Unit> {
     let mut units = Vec::new();
     let mut col = cols.start;
     while col < cols.end {
@@ -113,7 +182,7 @@ fn strip(kind: Kind, w: &[f32], k: usize, rows: Range<usize>, cols: &Range<usize
         let mut values = [0.0; 4];
         for (i, row) in rows.clone().enumerate() {
             for c in col..end {
-                values[i + c - at] = w[row * k + c];
+                values[i + c - at] = w(row, c);
             }
         }
         if values.iter().any(|v| *v != 0.0) {
@@ -121,9 +190,43 @@ fn strip(kind: Kind, w: &[f32], k: usize, rows: Range<usize>, cols: &Range<usize
         }
         col = end;
     }
-    Strip {
-        row: rows.start,
-        units,
+    units
+}
+
+/// The first rows of the strips of `rows` that may have weights in each k-block, and of those that are left over. The first
+/// k-block has them all.
+fn strips_of(
+    kind: Kind,
+    w: Source<'_>,
+    k: usize,
+    rows: Range<usize>,
+    cuts: &[Range<usize>],
+) -> Vec<(usize, Vec<usize>)> {
+    let whole = rows.start + rows.len() / kind.rows() * kind.rows();
+    let first = |row: usize| match row < whole {
+        true => row - (row - rows.start) % kind.rows(),
+        false => row,
+    };
+    let all = || {
+        let mut firsts: Vec<usize> = rows.clone().map(first).collect();
+        firsts.dedup();
+        firsts
+    };
+    match w {
+        Source::Dense(_) => (0..cuts.len()).map(|i| (i, all())).collect(),
+        Source::Sparse { .. } => {
+            let mut found: BTreeMap<usize, Vec<usize>> = BTreeMap::from([(0, all())]);
+            for &p in w.between(rows.start * k..rows.end * k).0 {
+                let (row, col) = (p as usize / k, p as usize % k);
+                let cut = cuts.partition_point(|c| c.end <= col);
+                let firsts = found.entry(cut).or_default();
+                // Rows ascend; the first k-block has them all.
+                if cut != 0 && firsts.last() != Some(&first(row)) {
+                    firsts.push(first(row));
+                }
+            }
+            found.into_iter().collect()
+        }
     }
 }
 
@@ -212,15 +315,15 @@ pub(super) fn pack(
     format: WeightFormat,
     n: usize,
     k: usize,
-    w: &[f32],
-) -> Result<PackedMatrix, FormatError> {
-    let nnz = w.iter().filter(|w| **w != 0.0).count();
+    w: Source<'_>,
+) -> PackedMatrix {
+    let nnz = w.n_nonzero(0..n * k);
     let few = nnz as f64 <= FEW * (n * k) as f64;
     let cuts = k_blocks(k, if few { K_BLOCK_OF_FEW } else { K_BLOCK });
     let rows_per_strip = kind.rows();
-    let cost: Vec<usize> = w
-        .chunks(k * rows_per_strip)
-        .map(|rows| rows.iter().filter(|w| **w != 0.0).count() * 6 + 64)
+    let cost: Vec<usize> = (0..n)
+        .step_by(rows_per_strip)
+        .map(|row| w.n_nonzero(row * k..(row + rows_per_strip).min(n) * k) * 6 + 64)
         .collect();
     let mut packed = PackedMatrix {
         format,
@@ -243,37 +346,34 @@ pub(super) fn pack(
             n_rows: rows.len() as u32,
         });
     }
-    Ok(packed)
+    packed
 }
 
 fn pack_block(
     kind: Kind,
     packed: &mut PackedMatrix,
-    w: &[f32],
+    w: Source<'_>,
     rows: Range<usize>,
     cuts: &[Range<usize>],
 ) {
     let k = packed.k;
     let start = packed.bytes.len();
-    packed
-        .bytes
-        .resize(start + HEADER_BYTES + cuts.len() * ENTRY_BYTES, 0);
-    put_u32(&mut packed.bytes, start, cuts.len());
-    for (i, cols) in cuts.iter().enumerate() {
+    let mut k_blocks = Vec::new();
+    for (cut, firsts) in strips_of(kind, w, k, rows.clone(), cuts) {
         let (mut strips, mut left_over) = (Vec::new(), Vec::new());
-        let mut row = rows.start;
-        while row < rows.end {
+        for row in firsts {
             if rows.end - row >= kind.rows() {
-                strips.push(strip(kind, w, k, row..row + kind.rows(), cols));
-                row += kind.rows();
+                strips.push(strip(kind, w, k, row..row + kind.rows(), &cuts[cut]));
             } else {
-                left_over.push(strip(kind, w, k, row..row + 1, cols));
-                row += 1;
+                left_over.push(strip(kind, w, k, row..row + 1, &cuts[cut]));
             }
         }
-        if i > 0 {
+        if cut > 0 {
             strips.retain(|s| !s.units.is_empty());
             left_over.retain(|s| !s.units.is_empty());
+            if strips.is_empty() && left_over.is_empty() {
+                continue;
+            }
         }
         let (groups, mut singles) = group(kind, strips);
         singles.extend(left_over.into_iter().map(|s| single(kind, s)));
@@ -284,6 +384,12 @@ fn pack_block(
             let records: usize = list.iter().map(|g| g.n_records).sum();
             packed.nnz_stored += records * kind.units_per_record() * values;
         }
+        k_blocks.push((&cuts[cut], groups, singles));
+    }
+    let tables = HEADER_BYTES + k_blocks.len() * ENTRY_BYTES;
+    packed.bytes.resize(start + tables, 0);
+    put_u32(&mut packed.bytes, start, k_blocks.len());
+    for (i, (cols, groups, singles)) in k_blocks.iter().enumerate() {
         let entry = start + HEADER_BYTES + i * ENTRY_BYTES;
         let at = (start, entry);
         write_k_block(
@@ -292,7 +398,7 @@ fn pack_block(
             at,
             rows.start,
             cols,
-            [&groups, &singles],
+            [groups, singles],
         );
     }
     align(&mut packed.bytes, ALIGNMENT);

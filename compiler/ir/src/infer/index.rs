@@ -361,6 +361,20 @@ pub(super) fn constant_of_shape(call: &mut Call<'_>) -> One {
     Ok(value(dtype, shape, elements))
 }
 
+/// `FromSparse`: values and positions give the shape of the attribute.
+pub(super) fn from_sparse(call: &Call<'_>) -> One {
+    call.expect_dtype(0, DType::F32)?;
+    call.expect_dtype(1, DType::I64)?;
+    let [n] = call.dims::<1>(0)?;
+    call.expect_shape(1, std::slice::from_ref(n))?;
+    let sizes = call.ints("shape").unwrap_or_default();
+    if sizes.len() > MAX_RANK || sizes.iter().any(|&d| d < 0) {
+        return Err(call.attribute_error("shape", format!("{sizes:?} is no shape")));
+    }
+    let shape = sizes.iter().map(|&d| Dim::fixed(d)).collect();
+    Ok(value(DType::F32, shape, None))
+}
+
 /// `EyeLike`.
 pub(super) fn eye_like(call: &Call<'_>) -> One {
     let x = call.operand(0)?;

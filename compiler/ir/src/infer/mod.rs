@@ -262,6 +262,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::MsBiasAdd => attention::bias_add(call),
         O::Linear => attention::linear(call),
         O::IntegerLinear => quantize::integer_linear(call),
+        O::FromSparse => index::from_sparse(call),
         O::EmbeddingLookup => attention::embedding_lookup(call),
         O::ScaledDotProductAttention => attention::scaled_dot_product_attention(call),
         O::TokenPacking => return attention::token_packing(call),

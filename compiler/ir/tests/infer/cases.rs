@@ -271,6 +271,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::MsBiasAdd => ms_bias_add(r),
         O::Linear => linear(r),
         O::IntegerLinear => integer_linear(r),
+        O::FromSparse => from_sparse(r),
         O::EmbeddingLookup => embedding_lookup(r),
         O::ScaledDotProductAttention => scaled_dot_product_attention(r),
         O::TokenPacking => token_packing(r),

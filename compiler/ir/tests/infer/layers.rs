@@ -223,6 +223,13 @@ pub(crate) fn ms_bias_add(r: &mut Random) -> Case {
     ])
 }
 
+pub(crate) fn from_sparse(r: &mut Random) -> Case {
+    let (rows, columns) = (r.positive(), r.positive());
+    let n = rows * columns / 2;
+    let positions = Tensor::new([n], (0..n).map(|i| 2 * i as i64).collect::<Vec<i64>>());
+    Case::new(vec![f32s(r, &[n]), positions]).ints("shape", vec![rows as i64, columns as i64])
+}
+
 pub(crate) fn embedding_lookup(r: &mut Random) -> Case {
     let (shape, h) = (r.shape(0, 2), r.positive());
     let (a, b) = (r.narrowed(&shape), r.narrowed(&shape));
