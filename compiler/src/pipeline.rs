@@ -25,16 +25,16 @@ pub const DEFAULT: &str = concat!(
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
     "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
     "raise-rotary,raise-attention,raise-relative-bias,raise-embedding,",
-    // What raising left over: views of views, constants that only a raised part read.
-    "simplify-shapes,eliminate-identities,fold-constants,cse,",
+    // What raising left over: quantizations behind new views, views of views, constants that only a raised part read.
+    "simplify-quantization,simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
     // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.
     "fold-attention-biases,remove-dead-units,cse,",
     // What no output observes is not computed.
     "narrow-to-observed-tokens,pack-tokens,",
-    // Elementwise operators that are left make one pass over memory together.
-    "fuse-elementwise,",
+    // Quantization that is undone at once is arithmetic; elementwise operators that are left make one pass over memory together.
+    "expand-fake-quantization,fuse-elementwise,",
     // The zeros of each weight choose its format; layouts follow from what runs on panels.
     "detect-sparsity,assign-layout",
 );

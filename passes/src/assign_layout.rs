@@ -28,7 +28,7 @@
 //!
 //! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
 //! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and, where an operand
-//! is in panels already, activations, views that keep the features, `add`, `sub`, `mul` and `div` of two values of one
+//! is in panels already, activations, `round`, views that keep the features, `add`, `sub`, `mul`, `div`, `max` and `min` of two values of one
 //! shape or by one number for each feature, or one number, and `elementwise` of these and of one number for each token. The
 //! same holds for integers: `integer_linear` on a packed weight, the quantizations to bytes, by one scale, that only such
 //! layers read, sums and products of `i32`, and their conversion to `f32`. Everything else stays row-major, with a remark
@@ -157,7 +157,11 @@ fn convert(
 /// one number for each feature; `None` if it is not so, or has this form already.
 fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, PassError> {
     let commutes = match graph.op(node).operator() {
-        Some(Operator::Add | Operator::Mul) => true,
+        Some(Operator::Add | Operator::Mul | Operator::Max | Operator::Min)
+            if graph.operands(node).len() == 2 =>
+        {
+            true
+        }
         Some(Operator::Sub | Operator::Div) => false,
         _ => return Ok(None),
     };
@@ -308,7 +312,18 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             all.then_some(wants)
         }
         Op::Apply(Operator::EmbeddingLookup, _) => Some(vec![Wants::RowMajor; operands.len()]),
-        Op::Apply(Operator::Add | Operator::Sub | Operator::Mul | Operator::Div, _) => {
+        Op::Apply(
+            Operator::Add
+            | Operator::Sub
+            | Operator::Mul
+            | Operator::Div
+            | Operator::Max
+            | Operator::Min,
+            _,
+        ) => {
+            if operands.len() != 2 {
+                return None;
+            }
             let same = |i: usize| ty(i).is_some_and(|t| t.shape == result.shape && fits(t));
             let k = result.shape.last()?;
             if same(0) && same(1) && (panels(0) || panels(1)) {
@@ -350,9 +365,10 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             let known = matches!(a.float_or("alpha", 1.0), 1.0 | 1.702);
             (known && panels(0)).then(|| vec![Wants::Panels])
         }
-        Op::Apply(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid, _) => {
-            panels(0).then(|| vec![Wants::Panels])
-        }
+        Op::Apply(
+            Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid | Operator::Round,
+            _,
+        ) => panels(0).then(|| vec![Wants::Panels]),
         Op::Input(_)
         | Op::Const(_)
         | Op::Dims(_)

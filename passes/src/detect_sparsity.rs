@@ -21,8 +21,10 @@
 //!
 //! Identity: none is needed; a layout does not change what a value is, and adding products with zeros adds nothing.
 //!
-//! Preconditions: the weight is a constant `f32[n, k]`. Where it is not, the pass declines with a remark and the layer
-//! runs portably.
+//! Preconditions: the weight is a constant `[n, k]` of `f32`, or of integers under `integer_linear`. Where it is not, the pass
+//! declines with a remark and the layer runs portably. Integers in formats `dense` and `bsr 1x4` are multiplied as bytes; the others
+//! hold them in single precision, which is chosen only where 255 times the sum of the magnitudes of a row is at most 2^24, so that no
+//! order of summation is inexact.
 //!
 //! Numeric effect: reassociates. Products with a weight that is zero are left out, so an infinite input no longer gives a
 //! NaN where its weight is zero.
@@ -35,7 +37,7 @@ use std::collections::HashMap;
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Operator};
 
-use crate::analysis::cost::{TOKENS, choose, predict};
+use crate::analysis::cost::{Elements, TOKENS, choose, predict};
 use crate::analysis::sparse::SparseMatrix;
 use crate::analysis::sparsity::SparsityPattern;
 use crate::rewrite::node_error;
@@ -57,22 +59,31 @@ impl Pass for DetectSparsity {
             if let Layout::Packed(_) = graph.ty(weight).layout {
                 continue;
             }
-            let Some(pattern) = pattern(graph, weight) else {
+            let Some(found) = weights(graph, weight) else {
                 cx.missed(
                     graph,
                     node,
-                    format!("weight is {}, not a constant f32[n, k]", graph.ty(weight)),
+                    format!(
+                        "weight is {}, not a constant [n, k] of f32, i8 or i16",
+                        graph.ty(weight)
+                    ),
                 );
                 continue;
             };
             let to = match packed.get(&weight) {
                 Some(&to) => to,
                 None => {
+                    let Weights {
+                        pattern,
+                        elements,
+                        exact_in_f32,
+                    } = found;
+                    let predict = |format| predict(elements, &pattern, format, TOKENS);
                     let (format, cost) = match cx.options.format("format") {
-                        None => choose(&pattern),
-                        Some(format) => (format, predict(&pattern, format, TOKENS)),
+                        None => choose(elements, &pattern, exact_in_f32),
+                        Some(format) => (format, predict(format)),
                     };
-                    let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
+                    let dense = predict(WeightFormat::Dense).total();
                     cx.analysis(
                         graph,
                         node,
@@ -118,17 +129,41 @@ fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
         .collect()
 }
 
-/// The zeros of a constant `[n, k]` of `f32`, `i8` or `i16`.
-fn pattern(graph: &Graph, weight: Value) -> Option<SparsityPattern> {
+/// What is known of a constant weight `[n, k]`.
+struct Weights {
+    pattern: SparsityPattern,
+    elements: Elements,
+    /// Whether `f32` has every sum of products with bytes.
+    exact_in_f32: bool,
+}
+
+/// The zeros of a constant of `f32`, `i8` or `i16`.
+fn weights(graph: &Graph, weight: Value) -> Option<Weights> {
+    let floats = |pattern| Weights {
+        pattern,
+        elements: Elements::Floats,
+        exact_in_f32: true,
+    };
     if let Some(w) = SparseMatrix::of(graph, weight) {
-        return Some(SparsityPattern::of_sparse(w));
+        return Some(floats(SparsityPattern::of_sparse(w)));
     }
     let tensor = graph.constant(weight)?;
     let &[n, k] = tensor.shape() else { return None };
     match tensor.data() {
-        Data::F32(w) => Some(SparsityPattern::of(w, n, k)),
-        Data::I8(w) => Some(SparsityPattern::of(w, n, k)),
-        Data::I16(w) => Some(SparsityPattern::of(w, n, k)),
+        Data::F32(w) => Some(floats(SparsityPattern::of(w, n, k))),
+        Data::I8(w) => Some(integers(w, n, k)),
+        Data::I16(w) => Some(integers(w, n, k)),
         _ => None,
+    }
+}
+
+fn integers<T: Copy + Default + PartialEq + Into<i64>>(w: &[T], n: usize, k: usize) -> Weights {
+    let magnitude = |row: &[T]| row.iter().map(|&w| w.into().unsigned_abs()).sum::<u64>();
+    Weights {
+        pattern: SparsityPattern::of(w, n, k),
+        elements: Elements::Integers,
+        exact_in_f32: w
+            .chunks(k.max(1))
+            .all(|row| magnitude(row) * 255 <= 1 << 24),
     }
 }

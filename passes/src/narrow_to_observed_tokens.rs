@@ -26,9 +26,10 @@
 //! one query still needs every key and value.
 //!
 //! Preconditions: the picked token is a constant position on axis 1 of a `[batch, sequence, features]` value; what is
-//! narrowed is used by nothing else. `linear`, `layer_normalization` over features, `add` of equal shapes, activations and the
-//! queries of attention without a bias, or with one by distance, commute; the pass stops at any other operator. Where a linear layer's result is
-//! observed elsewhere too, the pass declines with a remark.
+//! narrowed is used by nothing else. `linear` and `integer_linear`, `layer_normalization` over features, quantization with one
+//! scale, elementwise operators whose other operands are the same for all tokens, and the queries of attention without a
+//! bias, or with one by distance, commute; the pass stops at any other operator. Where a linear layer's result is observed
+//! elsewhere too, the pass declines with a remark.
 //!
 //! Numeric effect: exact.
 
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, Operator, Tensor};
 
+use crate::analysis::access::is_elementwise;
 use crate::matcher::{axis_of, int_scalar, result};
 use crate::{Changed, Pass, PassContext, PassError, Rewrites};
 
@@ -92,36 +94,35 @@ fn picked_token(graph: &Graph, node: NodeId) -> Option<(Value, i64)> {
 }
 
 /// Operands of a node that hold tokens which it treats alike; none if it does not commute with picking a token.
-fn token_operands(graph: &Graph, node: NodeId) -> &'static [usize] {
+fn token_operands(graph: &Graph, node: NodeId) -> Vec<usize> {
     let shape = graph.shape(result(node));
     let alike = |i: usize| {
         graph
             .operand(node, i)
             .is_none_or(|v| graph.shape(v)[..] == *shape)
     };
+    let rank = |i: usize| graph.operand(node, i).map_or(0, |v| graph.ty(v).rank());
     if shape.len() != 3 || graph.n_results(node) != 1 {
-        return &[];
+        return Vec::new();
     }
-    match graph.op(node).operator() {
-        Some(Operator::Linear) if alike(3) => &[0, 3],
+    let commutes = match graph.op(node).operator() {
+        Some(Operator::Linear) if alike(3) => return vec![0, 3],
+        Some(Operator::IntegerLinear) => true,
         Some(Operator::LayerNormalization) => {
-            let over_features = axis_of(graph, node, 3) == Some(2);
-            let parameters = [1, 2].into_iter().all(|i| {
-                graph
-                    .operand(node, i)
-                    .is_none_or(|v| graph.ty(v).rank() <= 1)
-            });
-            if over_features && parameters {
-                &[0]
-            } else {
-                &[]
-            }
+            axis_of(graph, node, 3) == Some(2) && rank(1) <= 1 && rank(2) <= 1
         }
-        Some(Operator::Add) if alike(0) && alike(1) => &[0, 1],
-        Some(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid) => &[0],
-        Some(Operator::ScaledDotProductAttention) if graph.operand(node, 4).is_none() => &[0],
-        _ => &[],
-    }
+        Some(Operator::QuantizeLinear | Operator::DequantizeLinear) => rank(1) == 0 && rank(2) == 0,
+        Some(Operator::ScaledDotProductAttention) => graph.operand(node, 4).is_none(),
+        Some(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid) => true,
+        Some(operator) if is_elementwise(operator) => {
+            let (tokens, others): (Vec<usize>, Vec<usize>) =
+                (0..graph.operands(node).len()).partition(|&i| 1 < rank(i));
+            let same = tokens.iter().all(|&i| alike(i)) && others.iter().all(|&i| rank(i) <= 1);
+            return if same { tokens } else { Vec::new() };
+        }
+        _ => false,
+    };
+    if commutes { vec![0] } else { Vec::new() }
 }
 
 /// Nodes above `root` that only it observes and that commute with picking a token, in canonical order.

@@ -220,6 +220,7 @@ impl Region<'_> {
             {
                 vec![0]
             }
+            Operator::IntegerLinear => vec![0],
             Operator::QuantizeLinear | Operator::DequantizeLinear
                 if rank(1) == 0 && rank(2) == 0 =>
             {

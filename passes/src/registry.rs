@@ -105,6 +105,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::expand_composites::INFO,
     crate::simplify_quantization::INFO,
     crate::raise_integer_linear::INFO,
+    crate::expand_fake_quantization::INFO,
     crate::raise_padding_mask::INFO,
     PassInfo {
         name: "raise-layer-norm",

@@ -20,7 +20,7 @@ use exec::Exec;
 use lancet_codegen::formats::{PackedMatrix, pack, pack_integer};
 use lancet_codegen::kir::Builder;
 use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, lower};
-use lancet_passes::analysis::cost::{self, Constants, Kernel, Sample};
+use lancet_passes::analysis::cost::{self, Constants, Elements, Kernel, Sample};
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
 struct Rng(u64);
@@ -85,7 +85,16 @@ fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
         WeightFormat::Bsr { .. } => lancet_ir::WeightFormat::Bsr { r: 4, c: 1 },
     };
     let pattern = SparsityPattern::of(&weight(case, &mut Rng(SEED)), case.n, case.k);
-    let kernel = Kernel::of(format);
+    let elements = match case.arithmetic {
+        Arithmetic::Float => Elements::Floats,
+        Arithmetic::Bytes | Arithmetic::Words | Arithmetic::Singles => Elements::Integers,
+    };
+    // Quads hold whatever pattern there is.
+    let format = match (elements, format) {
+        (Elements::Integers, lancet_ir::WeightFormat::Dense) | (Elements::Floats, _) => format,
+        (Elements::Integers, _) => lancet_ir::WeightFormat::Bsr { r: 1, c: 4 },
+    };
+    let kernel = Kernel::of(elements, format);
     let cycles = pattern.nnz as f64 * nnz_cycles;
     let n_panels = cost::panels(case.tokens).count();
     let sample = Sample {
@@ -93,7 +102,7 @@ fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
         vectors: cost::panels(case.tokens).next().unwrap(),
         cycles: cycles / n_panels as f64,
     };
-    let predicted = cost::predict(&pattern, format, case.tokens).total();
+    let predicted = cost::predict(elements, &pattern, format, case.tokens).total();
     (kernel, sample, predicted / cycles)
 }
 
@@ -195,7 +204,7 @@ fn run(
     bias: u64,
 ) {
     let x_rows = match m.arithmetic {
-        Arithmetic::Float => m.k,
+        Arithmetic::Float | Arithmetic::Singles => m.k,
         Arithmetic::Bytes | Arithmetic::Words => m.k.div_ceil(4),
     };
     for block in &m.row_blocks {
@@ -340,7 +349,8 @@ fn main() {
     }
     let mut samples: Vec<(Kernel, Sample)> = Vec::new();
     let (mut n_measured, mut n_predicted) = (0, 0);
-    let cases = Arithmetic::ALL
+    // Integers in single precision run the kernels for floats.
+    let cases = [Arithmetic::Float, Arithmetic::Bytes, Arithmetic::Words]
         .into_iter()
         .flat_map(|a| formats.map(|format| (format, a)));
     for (format, arithmetic) in cases {
@@ -374,7 +384,8 @@ fn main() {
                     // At its peak the probe does two multiply-adds of 256 bits in a cycle: 32 operations.
                     let nnz_cycles = 2.0 * tokens as f64 / (share * 32.0);
                     let (kernel, sample, predicted) = predict(&case, nnz_cycles);
-                    if share.is_finite() {
+                    // The model knows the kernel of bins; words are what runs where there are none.
+                    if share.is_finite() && arithmetic != Arithmetic::Words {
                         samples.push((kernel, sample));
                         n_measured += 1;
                         n_predicted += usize::from((predicted - 1.0).abs() <= 0.15);
@@ -407,7 +418,8 @@ fn main() {
     if flag("--fit") {
         for kernel in Kernel::ALL {
             let of_kernel = samples.iter().filter(|s| s.0 == kernel).map(|s| s.1);
-            print_constants(kernel, &cost::fit(&of_kernel.collect::<Vec<_>>()));
+            let constants = cost::fit(kernel, &of_kernel.collect::<Vec<_>>());
+            print_constants(kernel, &constants);
         }
     }
 }

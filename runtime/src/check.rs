@@ -61,7 +61,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.panels_of(x, cx.dtype(out), values[x].features)?;
             cx.same_shape(x, out)
         }
-        StepKind::EmbeddingLookup => cx.embedding_lookup(),
+        StepKind::EmbeddingLookup { quantization } => cx.embedding_lookup(quantization.len()),
         StepKind::LayerNorm { .. } | StepKind::RmsNorm { .. } => {
             let most = if matches!(step.kind, StepKind::LayerNorm { .. }) {
                 3
@@ -377,7 +377,8 @@ impl Operands<'_> {
         Ok(())
     }
 
-    fn embedding_lookup(&self) -> Result<(), String> {
+    /// `n_quantized`: of how many tables scale and zero point are given.
+    fn embedding_lookup(&self, n_quantized: usize) -> Result<(), String> {
         let n = self.step.inputs.len();
         if n < 2 || !n.is_multiple_of(2) || self.step.outputs.len() != 1 {
             return Err(format!(
@@ -386,6 +387,9 @@ impl Operands<'_> {
         }
         let out = self.output();
         let k = self.panels(out)?;
+        if n_quantized != 0 && n_quantized != n / 2 {
+            return Err(format!("{n_quantized} scales for {} tables", n / 2));
+        }
         for i in (0..n).step_by(2) {
             let (ids, table) = (self.input(i)?, self.input(i + 1)?);
             self.row_major(ids)?;
@@ -398,7 +402,11 @@ impl Operands<'_> {
                     self.name(ids)
                 ));
             }
-            self.row_major_f32(table)?;
+            if n_quantized == n / 2 && matches!(self.dtype(table), DType::U8 | DType::I8) {
+                self.row_major(table)?;
+            } else {
+                self.row_major_f32(table)?;
+            }
             if !matches!(self.fixed_shape(table).as_deref(), Some(&[_, width]) if width == k) {
                 return Err(format!(
                     "{}: expected a table of {k} columns",

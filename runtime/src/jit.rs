@@ -161,7 +161,7 @@ impl Kernel {
         let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
         assert!(
             format == matrix.format
-                && matrix.arithmetic == Arithmetic::Float
+                && matches!(matrix.arithmetic, Arithmetic::Float | Arithmetic::Singles)
                 && x.len() >= matrix.k * panel
                 && y.len() >= n_rows * panel
                 && bias.len() >= n_rows,
@@ -211,6 +211,25 @@ impl Kernel {
         // SAFETY: the block was validated for this format, arithmetic and `k` (`Matrix::new`), so every address that the
         // kernel forms lies in the block, in the rows of quads of x, or in the block's rows of y, whose lengths were just
         // checked.
+        unsafe { self.call(&args) }
+    }
+
+    /// The first `n_quads` rows of quads of a panel as four rows of `f32` each: `x` is `[n_quads][panel]`, `y` `[4 n_quads][panel]`.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn widen(&self, x: &[f32], n_quads: usize, y: &mut [f32]) {
+        let KernelSpec::Widen { panel, .. } = self.spec else {
+            panic!("{} does not widen bytes", self.name);
+        };
+        let len = n_quads * panel as usize;
+        assert!(
+            x.len() >= len && y.len() / 4 >= len,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [x.as_ptr() as u64, n_quads as u64, y.as_mut_ptr() as u64];
+        // SAFETY: the kernel reads `n_quads` rows of x and writes four times as many of y; both lengths were just checked.
         unsafe { self.call(&args) }
     }
 

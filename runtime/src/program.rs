@@ -200,7 +200,7 @@ impl Program {
                 StepKind::RangeScale | StepKind::RangeZeroPoint => Op::Number,
                 StepKind::ToPanels
                 | StepKind::FromPanels
-                | StepKind::EmbeddingLookup
+                | StepKind::EmbeddingLookup { .. }
                 | StepKind::LayerNorm { .. }
                 | StepKind::RmsNorm { .. }
                 | StepKind::Linear { .. }

@@ -8,7 +8,7 @@ mod machine;
 
 use std::collections::HashMap;
 
-use lancet_codegen::formats::{MAX_WEIGHT, PackedMatrix, pack_integer, validate};
+use lancet_codegen::formats::{FormatError, MAX_WEIGHT, PackedMatrix, pack_integer, validate};
 use lancet_codegen::{Arithmetic, CpuFeatures, Isa, KernelSpec, WeightFormat, emit};
 use machine::{Kernel, Machine, address, address_mut};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ const FORMATS: [WeightFormat; 4] = [
     WeightFormat::Bsr { r: 1, c: 4 },
     WeightFormat::Bsr { r: 4, c: 1 },
 ];
-const INTEGERS: [Arithmetic; 2] = [Arithmetic::Bytes, Arithmetic::Words];
+const INTEGERS: [Arithmetic; 3] = [Arithmetic::Bytes, Arithmetic::Words, Arithmetic::Singles];
 const TILES: [(u32, u32); 7] = [
     (8, 8),
     (16, 8),
@@ -56,6 +56,35 @@ fn targets() -> Vec<(Machine, CpuFeatures)> {
 #[derive(Default)]
 struct Kernels(HashMap<(KernelSpec, usize), Kernel>);
 
+impl Kernels {
+    /// The kernel of `spec` on target `i`.
+    fn get(&mut self, spec: &KernelSpec, i: usize, target: (Machine, CpuFeatures)) -> &Kernel {
+        self.0.entry((spec.clone(), i)).or_insert_with(|| {
+            let emitted = emit(spec, &target.1).unwrap();
+            Kernel::new(&emitted.code, target.0)
+        })
+    }
+}
+
+/// The kernels that multiply by a matrix, and that make `f32` rows of bytes before.
+fn specs(m: &PackedMatrix, (panel, lanes): (u32, u32)) -> (KernelSpec, KernelSpec) {
+    let (format, arithmetic) = (m.format, m.arithmetic);
+    let product = match arithmetic {
+        Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
+            format,
+            panel,
+            lanes,
+        },
+        Arithmetic::Bytes | Arithmetic::Words => KernelSpec::IntegerMatmul {
+            format,
+            arithmetic,
+            panel,
+            lanes,
+        },
+    };
+    (product, KernelSpec::Widen { panel, lanes })
+}
+
 /// Runs a packed matrix over one panel and compares every lane with the exact sum; lanes beyond stay as they were.
 fn check(
     kernels: &mut Kernels,
@@ -75,26 +104,32 @@ fn check(
             quads[(c / 4 * panel + t) * 4 + c % 4] = x(t, c);
         }
     }
-    let spec = KernelSpec::IntegerMatmul {
-        format: m.format,
-        arithmetic: m.arithmetic,
-        panel: tile.0,
-        lanes: tile.1,
-    };
+    let in_singles = m.arithmetic == Arithmetic::Singles;
+    let (spec, widen) = specs(m, tile);
+    let bias = vec![0f32; n];
     for (i, (machine, features)) in targets().into_iter().enumerate() {
         if machine != Machine::Native && !draw(i) {
             continue;
         }
-        let kernel = kernels.0.entry((spec.clone(), i)).or_insert_with(|| {
-            let emitted = emit(&spec, &features).unwrap();
-            Kernel::new(&emitted.code, machine)
-        });
+        let mut singles = vec![f32::NAN; k.next_multiple_of(4) * panel + 16];
+        if in_singles {
+            let n_quads = k.div_ceil(4) as u64;
+            let to = address_mut(&mut singles);
+            let kernel = kernels.get(&widen, i, (machine, features));
+            kernel.call(&[address(&quads), n_quads, to]);
+        }
+        let kernel = kernels.get(&spec, i, (machine, features));
         let mut y = vec![UNTOUCHED; (n + 4) * panel];
         for block in &m.row_blocks {
             let bytes = address(&m.bytes) + block.offset;
             let row = block.row0 as usize;
             let y = address_mut(&mut y) + (row * panel * 4) as u64;
-            kernel.call(&[bytes, address(&quads), y]);
+            if in_singles {
+                let bias = address(&bias) + (row * 4) as u64;
+                kernel.call(&[bytes, address(&singles), y, bias]);
+            } else {
+                kernel.call(&[bytes, address(&quads), y]);
+            }
         }
         for row in 0..n + 4 {
             for t in 0..panel {
@@ -104,7 +139,11 @@ fn check(
                     let products = (0..k).map(|c| i64::from(w[row * k + c]) * i64::from(x(t, c)));
                     products.sum::<i64>() as i32
                 };
-                let got = y[row * panel + t];
+                let got = match y[row * panel + t] {
+                    UNTOUCHED => UNTOUCHED,
+                    bits if in_singles => f32::from_bits(bits as u32) as i32,
+                    sum => sum,
+                };
                 assert_eq!(
                     got, want,
                     "{} {} [{n}, {k}] tile {tile:?} {features:?} row {row} token {t}",
@@ -144,7 +183,10 @@ fn extremes() {
             let w: Vec<i16> = (0..n * k).map(weight).collect();
             for arithmetic in INTEGERS {
                 for format in [WeightFormat::Dense, FORMATS[2], FORMATS[3]] {
-                    let m = pack_integer(arithmetic, format, n, k, &w).unwrap();
+                    let m = match pack_integer(arithmetic, format, n, k, &w) {
+                        Err(FormatError::RowSum) if arithmetic == Arithmetic::Singles => continue,
+                        packed => packed.unwrap(),
+                    };
                     for (i, x) in inputs.iter().enumerate() {
                         let tile = TILES[(case + i + k) % TILES.len()];
                         check(&mut kernels, &m, &w, x, tile, |j| (i + j + case) % 5 == 0);
@@ -169,6 +211,31 @@ fn weights() -> impl Strategy<Value = (usize, usize, Vec<i16>)> {
     })
 }
 
+/// Sums as large as singles may have them, from inputs of 255, and one more.
+#[test]
+fn singles_end_where_f32_does() {
+    let mut kernels = Kernels::default();
+    let k = 520;
+    // 518 times 127 and 7 are 65793, which is 2^24 / 255.
+    let mut w = vec![127i16; k];
+    w[518..].copy_from_slice(&[7, 0]);
+    for format in FORMATS {
+        let m = pack_integer(Arithmetic::Singles, format, 1, k, &w).unwrap();
+        check(&mut kernels, &m, &w, |_, _| 255, (32, 32), |_| true);
+        check(
+            &mut kernels,
+            &m,
+            &w,
+            |t, c| 255 - u8::from(t == c % 32),
+            (32, 32),
+            |_| true,
+        );
+    }
+    w[k - 1] = 1;
+    let over = pack_integer(Arithmetic::Singles, FORMATS[1], 1, k, &w);
+    assert_eq!(over, Err(FormatError::RowSum));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -180,7 +247,10 @@ proptest! {
         tile in select(&TILES[..]),
         seed in any::<u32>(),
     ) {
-        let m = pack_integer(arithmetic, format, n, k, &w).unwrap();
+        let m = match pack_integer(arithmetic, format, n, k, &w) {
+            Err(FormatError::RowSum) if arithmetic == Arithmetic::Singles => return Ok(()),
+            packed => packed.unwrap(),
+        };
         let x = |t: usize, c: usize| {
             let hash = (t as u32 * 8191 + c as u32 + seed).wrapping_mul(2_654_435_761) >> 20;
             match seed % 3 {

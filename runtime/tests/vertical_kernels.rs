@@ -57,6 +57,7 @@ fn reference(kind: Activation, x: f64) -> f64 {
         Activation::Sigmoid => sigmoid(x),
         Activation::Silu => x * sigmoid(x),
         Activation::QuickGelu => x * sigmoid(1.702 * x),
+        Activation::Round => x.round_ties_even(),
     }
 }
 

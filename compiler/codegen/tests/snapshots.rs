@@ -74,6 +74,7 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             panel,
             lanes,
         },
+        KernelSpec::Widen { panel, lanes },
         KernelSpec::IntegerMatmul {
             format: WeightFormat::Bsr { r: 1, c: 4 },
             arithmetic: Arithmetic::Bytes,

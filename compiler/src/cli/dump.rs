@@ -154,7 +154,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let out = &plan.values[step.outputs[0] as usize];
                 specs.insert(elementwise(plan, step, out, body, panel, lanes));
             }
-            StepKind::EmbeddingLookup => {
+            StepKind::EmbeddingLookup { .. } => {
                 let tables = step.inputs.len() as u32 / 2;
                 specs.insert(KernelSpec::EmbeddingSum { tables, panel });
             }

@@ -81,6 +81,8 @@ fn function(graph: &Graph, node: NodeId) -> Option<Function> {
         Operator::Sub => Function::Binary(Binary::Sub),
         Operator::Mul => Function::Binary(Binary::Mul),
         Operator::Div => Function::Binary(Binary::Div),
+        Operator::Max if graph.operands(node).len() == 2 => Function::Binary(Binary::Max),
+        Operator::Min if graph.operands(node).len() == 2 => Function::Binary(Binary::Min),
         Operator::Cast if dtype(0) == Some(DType::I32) => Function::ToFloat,
         Operator::QuantizeLinear => Function::Quantize,
         other => Function::Activation(activation_of(*other, attributes)?),
@@ -102,6 +104,8 @@ struct Expression<'g> {
     /// With references to values in this order; numbers are given at the end.
     ops: Vec<(Function, Vec<Reference>)>,
     absorbed: Vec<NodeId>,
+    /// Operands of operations that wait for their first one.
+    n_waiting: usize,
 }
 
 impl<'g> Expression<'g> {
@@ -112,6 +116,7 @@ impl<'g> Expression<'g> {
             operands: Vec::new(),
             ops: Vec::new(),
             absorbed: Vec::new(),
+            n_waiting: 0,
         }
     }
 
@@ -124,12 +129,15 @@ impl<'g> Expression<'g> {
             Function::Quantize => 3,
         };
         let operands = self.graph.operands(node).into_iter().take(n).flatten();
+        let operands: Vec<Value> = operands.collect();
         // Operands that are computed come first, so that operands which wait for them need no register meanwhile.
-        let references = operands
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|v| self.value(v));
-        let references = references.collect();
+        let mut references = Vec::with_capacity(operands.len());
+        for (i, &v) in operands.iter().enumerate() {
+            let n_waiting = operands.len() - i - 1;
+            self.n_waiting += n_waiting;
+            references.push(self.value(v));
+            self.n_waiting -= n_waiting;
+        }
         self.ops.push((function, references));
         Reference::Op(self.ops.len() - 1)
     }
@@ -158,7 +166,7 @@ impl<'g> Expression<'g> {
         }
         // Room for this one, and for what those that wait for it take.
         let has_room = self.ops.len() + self.absorbed.len() + 4 < Vertical::MAX_OPS
-            && self.operands.len() + 3 < Vertical::MAX_OPERANDS;
+            && self.operands.len() + self.n_waiting + 3 < Vertical::MAX_OPERANDS;
         if is_own
             && has_room
             && in_panels(self.graph, source.node)

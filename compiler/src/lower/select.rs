@@ -154,7 +154,17 @@ fn panels(
         Operator::LayerNormalization => StepKind::LayerNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
         },
-        Operator::EmbeddingLookup => StepKind::EmbeddingLookup,
+        Operator::EmbeddingLookup => {
+            let scales = match attributes.get("scales") {
+                Some(Attribute::Floats(scales)) => scales.as_slice(),
+                _ => &[],
+            };
+            let zeros = attributes.ints("zero_points").unwrap_or(&[]);
+            let zeros = zeros.iter().map(|&z| z as i32);
+            StepKind::EmbeddingLookup {
+                quantization: scales.iter().copied().zip(zeros).collect(),
+            }
+        }
         Operator::ScaledDotProductAttention => StepKind::Attention {
             num_heads: u32::try_from(attributes.int_or("num_heads", 1)).unwrap_or(0),
             scale: attributes.float_or("scale", 1.0),

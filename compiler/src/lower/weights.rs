@@ -10,7 +10,7 @@ use lancet_artifact::{Arithmetic, MatrixDesc, WeightFormat as PlanFormat, Weight
 use lancet_codegen::formats::{self, FormatError, PackedMatrix};
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
-use lancet_passes::analysis::cost::{TOKENS, predict};
+use lancet_passes::analysis::cost::{Elements, TOKENS, predict};
 use lancet_passes::analysis::sparse::SparseMatrix;
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
@@ -79,8 +79,12 @@ impl<'g, 'w> Placement<'g, 'w> {
         };
         let matrix = matrix
             .map_err(|e| unsupported(graph, source.node, &format!("cannot be packed: {e}")))?;
-        let cost = predict(&pattern, *format, TOKENS);
-        let dense = predict(&pattern, WeightFormat::Dense, TOKENS).total();
+        let elements = match matrix.arithmetic {
+            Arithmetic::Float => Elements::Floats,
+            Arithmetic::Bytes | Arithmetic::Words | Arithmetic::Singles => Elements::Integers,
+        };
+        let cost = predict(elements, &pattern, *format, TOKENS);
+        let dense = predict(elements, &pattern, WeightFormat::Dense, TOKENS).total();
         let len = matrix.bytes.len() as u64;
         let offset = self.weights.push(matrix.bytes);
         Ok(MatrixDesc {
@@ -118,19 +122,33 @@ fn packed_tensor(
         Data::I8(w) => {
             let wide: Vec<i16> = w.iter().map(|&w| i16::from(w)).collect();
             (
-                formats::pack_integer(Arithmetic::Bytes, format, n, k, &wide),
+                pack_integers(format, n, k, &wide),
                 SparsityPattern::of(w, n, k),
             )
         }
-        Data::I16(w) => (
-            formats::pack_integer(Arithmetic::Bytes, format, n, k, w),
-            SparsityPattern::of(w, n, k),
-        ),
+        Data::I16(w) => (pack_integers(format, n, k, w), SparsityPattern::of(w, n, k)),
         _ => {
             let message = format!("packs a weight of {}", tensor.dtype());
             return Err(unsupported(graph, node, &message));
         }
     })
+}
+
+/// Integers in the arithmetic that a format stands for: bytes where it is dense or has blocks of inputs, or where singles do not fit.
+fn pack_integers(
+    format: PlanFormat,
+    n: usize,
+    k: usize,
+    w: &[i16],
+) -> Result<PackedMatrix, FormatError> {
+    let arithmetic = match format {
+        PlanFormat::Dense | PlanFormat::Bsr { r: 1, .. } => Arithmetic::Bytes,
+        PlanFormat::Unstructured | PlanFormat::Bsr { .. } if formats::fits_singles(k, w) => {
+            Arithmetic::Singles
+        }
+        PlanFormat::Unstructured | PlanFormat::Bsr { .. } => Arithmetic::Bytes,
+    };
+    formats::pack_integer(arithmetic, format, n, k, w)
 }
 
 /// The elements as little-endian bytes, borrowed where the machine is little-endian.

@@ -19,12 +19,22 @@ pub const TOKENS: usize = 32;
 /// Tokens of one vector.
 const LANES: usize = 8;
 
+/// What weights are. Products of bytes with integers have a kernel of their own, and those for `f32` where that is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Elements {
+    Floats,
+    Integers,
+}
+
 /// Columns after which the kernels for zeros begin again at the first row: with more weights than [`FEW`], and with fewer.
 const K_BLOCKS: (usize, usize) = (192, 256);
 const FEW: f64 = 0.15;
 
 /// The same for the dense kernel.
 const DENSE_K_BLOCK: usize = 256;
+
+/// The same for the kernel of bytes.
+const QUADS_K_BLOCK: usize = 768;
 
 /// Bytes of weights that stay near the core between two panels.
 const NEAR_BYTES: f64 = 400e3;
@@ -49,20 +59,28 @@ pub enum Kernel {
     Outputs4,
     /// Blocks of four inputs.
     Inputs4,
+    /// Four inputs that are bytes, dense or in blocks.
+    Quads,
 }
 
 impl Kernel {
     /// Every kernel, in the order of [`KERNELS`].
-    pub const ALL: [Kernel; 4] = [
+    pub const ALL: [Kernel; 5] = [
         Kernel::Dense,
         Kernel::Unstructured,
         Kernel::Outputs4,
         Kernel::Inputs4,
+        Kernel::Quads,
     ];
 
     /// The kernel that runs a format.
-    pub fn of(format: WeightFormat) -> Kernel {
+    pub fn of(elements: Elements, format: WeightFormat) -> Kernel {
         match format {
+            WeightFormat::Dense | WeightFormat::Bsr { r: 1, .. }
+                if elements == Elements::Integers =>
+            {
+                Kernel::Quads
+            }
             WeightFormat::Dense => Kernel::Dense,
             WeightFormat::Unstructured | WeightFormat::NOfM { .. } => Kernel::Unstructured,
             WeightFormat::Bsr { r: 1, .. } => Kernel::Inputs4,
@@ -79,9 +97,11 @@ impl Kernel {
             Kernel::Unstructured => (2.0, 6.0),
             Kernel::Outputs4 => (4.0, 4.5),
             Kernel::Inputs4 => (2.0, 4.5),
+            Kernel::Quads => (1.0, 1.5),
         };
         let k_block = match self {
             Kernel::Dense => DENSE_K_BLOCK,
+            Kernel::Quads => QUADS_K_BLOCK,
             _ if pattern.nnz as f64 <= FEW * (pattern.n * pattern.k) as f64 => K_BLOCKS.1,
             _ => K_BLOCKS.0,
         };
@@ -90,6 +110,16 @@ impl Kernel {
             edges: pattern.n as f64 / rows * pattern.k.div_ceil(k_block) as f64,
             far_bytes: (weights * bytes - NEAR_BYTES).max(0.0),
         }
+    }
+
+    /// Least cycles per stored weight on rows of `vectors` vectors: two multiply-adds are issued in a cycle, or two operations on
+    /// bytes, of which a vector of quads takes a product and a sum, and two more for each bin of about three quads.
+    fn issue(self, vectors: usize) -> f64 {
+        let operations = match self {
+            Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => 1.0,
+            Kernel::Quads => (2.0 + 2.0 / 3.0) / 4.0,
+        };
+        operations * vectors as f64 / 2.0
     }
 }
 
@@ -102,11 +132,6 @@ pub struct Constants {
     pub edge: [f64; 4],
     /// Per byte that comes from beyond the second-level cache.
     pub far_byte: [f64; 4],
-}
-
-/// Cycles at which two multiply-adds a cycle are issued, per stored weight.
-fn issue(vectors: usize) -> f64 {
-    vectors as f64 / 2.0
 }
 
 impl Constants {
@@ -124,7 +149,7 @@ impl Constants {
 /// Cycles of one product, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Issue of the multiply-adds of tokens, fill included.
+    /// Issue of the multiply-adds of tokens, or of what bytes take instead, fill included.
     pub fma: f64,
     /// What the inner loop takes above that: loads that do not hide, splats, loop control.
     pub loads: f64,
@@ -173,8 +198,13 @@ pub fn panels(tokens: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Predicts the product of a matrix with this pattern, stored in `format`, and `tokens` tokens.
-pub fn predict(pattern: &SparsityPattern, format: WeightFormat, tokens: usize) -> Cost {
-    let kernel = Kernel::of(format);
+pub fn predict(
+    elements: Elements,
+    pattern: &SparsityPattern,
+    format: WeightFormat,
+    tokens: usize,
+) -> Cost {
+    let kernel = Kernel::of(elements, format);
     let work = kernel.work(pattern, format);
     let constants = &KERNELS[kernel as usize];
     let mut cost = Cost::default();
@@ -184,7 +214,7 @@ pub fn predict(pattern: &SparsityPattern, format: WeightFormat, tokens: usize) -
         left -= held;
         let share = held as f64 / (vectors * LANES) as f64;
         let (loads, edges, stream) = constants.terms(work, vectors);
-        let fma = work.weights * issue(vectors);
+        let fma = work.weights * kernel.issue(vectors);
         cost.fma += share * fma;
         cost.loads += share * loads;
         cost.edges += share * edges;
@@ -202,10 +232,17 @@ const CANDIDATES: [WeightFormat; 3] = [
 ];
 
 /// The format that is predicted to be fastest, with its cost for [`TOKENS`] tokens; dense where nothing beats it.
-pub fn choose(pattern: &SparsityPattern) -> (WeightFormat, Cost) {
-    let cost = |format| (format, predict(pattern, format, TOKENS));
+///
+/// Integers that are not exact in `f32` can only be [`Kernel::Quads`].
+pub fn choose(
+    elements: Elements,
+    pattern: &SparsityPattern,
+    exact_in_f32: bool,
+) -> (WeightFormat, Cost) {
+    let cost = |format| (format, predict(elements, pattern, format, TOKENS));
     CANDIDATES
         .into_iter()
+        .filter(|&format| exact_in_f32 || Kernel::of(elements, format) == Kernel::Quads)
         .filter(|&format| pattern.stored_in(format) < pattern.n * pattern.k)
         .map(cost)
         .fold(cost(WeightFormat::Dense), |best, next| {
@@ -227,14 +264,14 @@ pub struct Sample {
 
 /// The constants that predict the samples of one kernel with the least squared relative error. Vectors that no sample has get
 /// zeros.
-pub fn fit(samples: &[Sample]) -> Constants {
+pub fn fit(kernel: Kernel, samples: &[Sample]) -> Constants {
     let mut constants = Constants::default();
     for vectors in 1..=4 {
         let rows: Vec<[f64; 4]> = samples
             .iter()
             .filter(|s| s.vectors == vectors && 0.0 < s.cycles)
             .map(|s| {
-                let rest = s.cycles - s.work.weights * issue(vectors);
+                let rest = s.cycles - s.work.weights * kernel.issue(vectors);
                 [s.work.weights, s.work.edges, s.work.far_bytes, rest].map(|x| x / s.cycles)
             })
             .collect();
@@ -291,7 +328,7 @@ fn normal_equations(rows: &[[f64; 4]], used: u32) -> Option<[f64; 3]> {
 }
 
 /// Fitted constants, in the order of [`Kernel::ALL`]. Machine: AMD Zen 3, AVX2, one core.
-pub const KERNELS: [Constants; 4] = [
+pub const KERNELS: [Constants; 5] = [
     // Dense
     Constants {
         weight: [0.000, 0.000, 0.000, 0.000],
@@ -316,6 +353,12 @@ pub const KERNELS: [Constants; 4] = [
         edge: [3.110, 6.131, 11.433, 11.984],
         far_byte: [0.012, 0.003, 0.012, 0.009],
     },
+    // Quads
+    Constants {
+        weight: [0.170, 0.150, 0.140, 0.130],
+        edge: [10.0, 12.0, 14.0, 16.0],
+        far_byte: [0.010, 0.010, 0.010, 0.010],
+    },
 ];
 
 #[cfg(test)]
@@ -336,7 +379,8 @@ mod tests {
         let w: Vec<f32> = (0..64 * 64).map(|i| f32::from(i % 3 == 0)).collect();
         let pattern = SparsityPattern::of(&w, 64, 64);
         for format in CANDIDATES.into_iter().chain([WeightFormat::Dense]) {
-            let (half, full) = (predict(&pattern, format, 12), predict(&pattern, format, 16));
+            let [half, full] =
+                [12, 16].map(|tokens| predict(Elements::Floats, &pattern, format, tokens));
             assert!((half.total() - full.total()).abs() < 1e-6 * full.total());
             assert!((half.remainder - full.total() / 4.0).abs() < 1e-6 * full.total());
             assert_eq!(full.remainder, 0.0);
@@ -360,7 +404,7 @@ mod tests {
                     far_bytes: (3000.0 * i - 9000.0).max(0.0),
                 };
                 let (loads, edges, stream) = truth.terms(work, vectors);
-                let cycles = work.weights * issue(vectors) + loads + edges + stream;
+                let cycles = work.weights * Kernel::Quads.issue(vectors) + loads + edges + stream;
                 samples.push(Sample {
                     work,
                     vectors,
@@ -368,7 +412,7 @@ mod tests {
                 });
             }
         }
-        let found = fit(&samples);
+        let found = fit(Kernel::Quads, &samples);
         for v in 0..4 {
             assert!(
                 (found.weight[v] - truth.weight[v]).abs() < 1e-6,

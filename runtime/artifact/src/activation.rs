@@ -23,11 +23,13 @@ pub enum Activation {
     Silu,
     /// `x * sigmoid(1.702 x)`.
     QuickGelu,
+    /// The nearest whole number, the even one of two.
+    Round,
 }
 
 impl Activation {
     /// Every activation, in declaration order.
-    pub const ALL: [Activation; 8] = [
+    pub const ALL: [Activation; 9] = [
         Activation::None,
         Activation::Relu,
         Activation::Gelu,
@@ -36,6 +38,7 @@ impl Activation {
         Activation::Sigmoid,
         Activation::Silu,
         Activation::QuickGelu,
+        Activation::Round,
     ];
 
     /// The name in plans, and in the `activation` attribute of the `linear` operator.
@@ -49,6 +52,7 @@ impl Activation {
             Activation::Sigmoid => "sigmoid",
             Activation::Silu => "silu",
             Activation::QuickGelu => "quick_gelu",
+            Activation::Round => "round",
         }
     }
 }

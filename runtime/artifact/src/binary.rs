@@ -14,11 +14,22 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
+    /// `a` if it is greater, else `b`.
+    Max,
+    /// `a` if it is less, else `b`.
+    Min,
 }
 
 impl Binary {
     /// Every function, in declaration order.
-    pub const ALL: [Binary; 4] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div];
+    pub const ALL: [Binary; 6] = [
+        Binary::Add,
+        Binary::Sub,
+        Binary::Mul,
+        Binary::Div,
+        Binary::Max,
+        Binary::Min,
+    ];
 
     /// The name in plans, which is that of the operator.
     pub fn name(self) -> &'static str {
@@ -27,6 +38,8 @@ impl Binary {
             Binary::Sub => "sub",
             Binary::Mul => "mul",
             Binary::Div => "div",
+            Binary::Max => "max",
+            Binary::Min => "min",
         }
     }
 
@@ -37,6 +50,9 @@ impl Binary {
             Binary::Sub => a - b,
             Binary::Mul => a * b,
             Binary::Div => a / b,
+            Binary::Max if a > b => a,
+            Binary::Min if a < b => a,
+            Binary::Max | Binary::Min => b,
         }
     }
 }

@@ -180,9 +180,10 @@ pub enum StepKind {
     FromPanels,
     /// Sum of rows of tables: inputs `ids_0, table_0, ids_1, table_1, ...`, output panels.
     ///
-    /// A table is `f32[rows, k]`, weights or not; `ids_i` is `i64` or `i32`. Shapes of the ids broadcast to the leading
+    /// A table is `f32[rows, k]`, weights or not, or bytes (`u8` or `i8`) that stand for `(q - zero_point) · scale` with its numbers in
+    /// `quantization`, which has those of every table or none; `ids_i` is `i64` or `i32`. Shapes of the ids broadcast to the leading
     /// dimensions of the output by the rules of ONNX. A negative id counts from the end; one out of range is an error.
-    EmbeddingLookup,
+    EmbeddingLookup { quantization: Vec<(f32, i32)> },
     /// Panels to panels, over features; inputs `x, gamma, beta?` with `f32[k]` parameters.
     LayerNorm { epsilon: f32 },
     /// `x / sqrt(mean(x^2) + epsilon) * gamma`, panels to panels, over features; inputs `x, gamma` with `gamma: f32[k]`.
@@ -257,7 +258,7 @@ impl StepKind {
             StepKind::Broadcast => "broadcast",
             StepKind::ToPanels => "to_panels",
             StepKind::FromPanels => "from_panels",
-            StepKind::EmbeddingLookup => "embedding_lookup",
+            StepKind::EmbeddingLookup { .. } => "embedding_lookup",
             StepKind::LayerNorm { .. } => "layer_norm",
             StepKind::RmsNorm { .. } => "rms_norm",
             StepKind::Linear { .. } => "linear",

@@ -35,11 +35,18 @@ pub enum Arithmetic {
     Bytes,
     /// Bytes widened to 16 bits, products summed in 32: exact for any weights.
     Words,
+    /// Integers held as `f32`: exact, as the weights prove that no sum leaves the integers that `f32` has.
+    Singles,
 }
 
 impl Arithmetic {
     /// Every arithmetic, in declaration order.
-    pub const ALL: [Arithmetic; 3] = [Arithmetic::Float, Arithmetic::Bytes, Arithmetic::Words];
+    pub const ALL: [Arithmetic; 4] = [
+        Arithmetic::Float,
+        Arithmetic::Bytes,
+        Arithmetic::Words,
+        Arithmetic::Singles,
+    ];
 
     /// The name in plans.
     pub fn name(self) -> &'static str {
@@ -47,6 +54,19 @@ impl Arithmetic {
             Arithmetic::Float => "f32",
             Arithmetic::Bytes => "i8",
             Arithmetic::Words => "i16",
+            Arithmetic::Singles => "i24 in f32",
+        }
+    }
+}
+
+impl Arithmetic {
+    /// Why sums are exact, whatever the input; `None` for `f32`, whose sums are rounded.
+    pub fn proof(self) -> Option<&'static str> {
+        match self {
+            Arithmetic::Float => None,
+            Arithmetic::Bytes => Some("16-bit sums within 255 * 128"),
+            Arithmetic::Words => Some("none needed"),
+            Arithmetic::Singles => Some("255 * sum of a row within 2^24"),
         }
     }
 }
@@ -75,6 +95,8 @@ pub enum KernelSpec {
         panel: u32,
         lanes: u32,
     },
+    /// The rows of a quad panel as `f32` rows.
+    Widen { panel: u32, lanes: u32 },
     /// The tail of a linear layer over rows of one panel, in place.
     Epilogue {
         activation: Activation,

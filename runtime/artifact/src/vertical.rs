@@ -36,12 +36,14 @@ pub struct VerticalOperand {
 /// An operation of a [`Vertical`]; numbers are values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum VerticalOp {
-    /// Of two values of one element type; integers wrap and are not divided.
+    /// Of two values of one element type; of integers only sums, differences and products, which wrap.
     Binary { op: Binary, a: u32, b: u32 },
     /// Of an `f32`.
     Activation { kind: Activation, a: u32 },
     /// The `f32` nearest to an `i32`.
     ToFloat { a: u32 },
+    /// The `i32` that an `f32` is; only of whole numbers within 2^24.
+    ToInt { a: u32 },
     /// `saturate(round(a / scale) + zero_point)` with ties to even, as bytes; only last. `scale` is a scalar `f32`, `zero_point` a
     /// scalar `i32` of 0 to 255, or 0.
     Quantize {
@@ -103,7 +105,8 @@ impl Vertical {
                 VerticalOp::Binary { op, a, b } => {
                     let element = of(a)?;
                     expect(b, element)?;
-                    if element == Element::Quad || (element == Element::I32 && op == Binary::Div) {
+                    let of_integers = matches!(op, Binary::Add | Binary::Sub | Binary::Mul);
+                    if element == Element::Quad || (element == Element::I32 && !of_integers) {
                         return Err(format!("operation {i}: {op} of {element:?}"));
                     }
                     element
@@ -115,6 +118,10 @@ impl Vertical {
                 VerticalOp::ToFloat { a } => {
                     expect(a, Element::I32)?;
                     Element::F32
+                }
+                VerticalOp::ToInt { a } => {
+                    expect(a, Element::F32)?;
+                    Element::I32
                 }
                 VerticalOp::Quantize {
                     a,
@@ -137,6 +144,48 @@ impl Vertical {
         }
     }
 
+    /// The same of a first operand that holds its integers as `f32`.
+    #[must_use]
+    pub fn with_first_in_singles(&self) -> Vertical {
+        let n = self.operands.len() as u32;
+        // The first operand's place is taken by its conversion, the results of operations move by one.
+        let place = |v: u32| match v {
+            0 => n,
+            v if v < n => v,
+            v => v.saturating_add(1),
+        };
+        let op = |op: &VerticalOp| match *op {
+            VerticalOp::Binary { op, a, b } => VerticalOp::Binary {
+                op,
+                a: place(a),
+                b: place(b),
+            },
+            VerticalOp::Activation { kind, a } => VerticalOp::Activation { kind, a: place(a) },
+            VerticalOp::ToFloat { a } => VerticalOp::ToFloat { a: place(a) },
+            VerticalOp::ToInt { a } => VerticalOp::ToInt { a: place(a) },
+            VerticalOp::Quantize {
+                a,
+                scale,
+                zero_point,
+            } => VerticalOp::Quantize {
+                a: place(a),
+                scale: place(scale),
+                zero_point: zero_point.map(place),
+            },
+        };
+        let mut operands = self.operands.clone();
+        if let Some(first) = operands.first_mut() {
+            first.element = Element::F32;
+        }
+        let ops = self.ops.iter().map(op);
+        Vertical {
+            operands,
+            ops: std::iter::once(VerticalOp::ToInt { a: 0 })
+                .chain(ops)
+                .collect(),
+        }
+    }
+
     /// As numbers, for plans.
     pub(crate) fn to_numbers(&self) -> (Vec<u32>, Vec<u32>) {
         let operands = self.operands.iter();
@@ -150,6 +199,7 @@ impl Vertical {
                 scale,
                 zero_point,
             } => [3, zero_point.map_or(0, |z| z.saturating_add(1)), a, scale],
+            VerticalOp::ToInt { a } => [4, 0, a, 0],
         });
         (operands.collect(), ops.collect())
     }
@@ -179,6 +229,7 @@ impl Vertical {
                     scale,
                     zero_point: zero_point.checked_sub(1),
                 },
+                [4, 0, a, 0] => VerticalOp::ToInt { a },
                 _ => return None,
             })
         };

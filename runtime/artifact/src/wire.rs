@@ -120,7 +120,7 @@ enum KindMessage {
     #[prost(message, tag = "15")]
     FromPanels(EmptyMessage),
     #[prost(message, tag = "16")]
-    EmbeddingLookup(EmptyMessage),
+    EmbeddingLookup(EmbeddingMessage),
     #[prost(float, tag = "17")]
     LayerNorm(f32),
     #[prost(message, tag = "18")]
@@ -151,6 +151,15 @@ enum KindMessage {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 struct EmptyMessage {}
+
+#[derive(Clone, PartialEq, Message)]
+struct EmbeddingMessage {
+    /// One for each table, or none.
+    #[prost(float, repeated, tag = "1")]
+    scales: Vec<f32>,
+    #[prost(sint32, repeated, tag = "2")]
+    zero_points: Vec<i32>,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct PortableMessage {
@@ -462,7 +471,13 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::Broadcast => KindMessage::Broadcast(empty),
             StepKind::ToPanels => KindMessage::ToPanels(empty),
             StepKind::FromPanels => KindMessage::FromPanels(empty),
-            StepKind::EmbeddingLookup => KindMessage::EmbeddingLookup(empty),
+            StepKind::EmbeddingLookup { quantization } => {
+                let (scales, zero_points) = quantization.iter().copied().unzip();
+                KindMessage::EmbeddingLookup(EmbeddingMessage {
+                    scales,
+                    zero_points,
+                })
+            }
             StepKind::LayerNorm { epsilon } => KindMessage::LayerNorm(*epsilon),
             StepKind::RmsNorm { epsilon } => KindMessage::RmsNorm(*epsilon),
             StepKind::Elementwise { body } => KindMessage::Elementwise(StrsMessage {
@@ -532,7 +547,16 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::Broadcast(_)) => StepKind::Broadcast,
         Some(KindMessage::ToPanels(_)) => StepKind::ToPanels,
         Some(KindMessage::FromPanels(_)) => StepKind::FromPanels,
-        Some(KindMessage::EmbeddingLookup(_)) => StepKind::EmbeddingLookup,
+        Some(KindMessage::EmbeddingLookup(m)) => {
+            if m.scales.len() != m.zero_points.len() {
+                return Err(error(
+                    "embedding_lookup: scales without zero points".to_owned(),
+                ));
+            }
+            StepKind::EmbeddingLookup {
+                quantization: m.scales.into_iter().zip(m.zero_points).collect(),
+            }
+        }
         Some(KindMessage::LayerNorm(epsilon)) => StepKind::LayerNorm { epsilon },
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },

@@ -56,6 +56,7 @@ fn vertical() -> impl Strategy<Value = Vertical> {
         (binary, number(), number()).prop_map(|(op, a, b)| VerticalOp::Binary { op, a, b }),
         (activation(), number()).prop_map(|(kind, a)| VerticalOp::Activation { kind, a }),
         number().prop_map(|a| VerticalOp::ToFloat { a }),
+        number().prop_map(|a| VerticalOp::ToInt { a }),
         (number(), number(), proptest::option::of(number())).prop_map(|(a, scale, zero_point)| {
             VerticalOp::Quantize {
                 a,
@@ -80,7 +81,8 @@ fn kind() -> impl Strategy<Value = StepKind> {
         Just(StepKind::Broadcast),
         Just(StepKind::ToPanels),
         Just(StepKind::FromPanels),
-        Just(StepKind::EmbeddingLookup),
+        vec((-1f32..1.0, any::<i32>()), 0..3)
+            .prop_map(|quantization| StepKind::EmbeddingLookup { quantization }),
         float().prop_map(|epsilon| StepKind::LayerNorm { epsilon }),
         (any::<u32>(), activation())
             .prop_map(|(matrix, activation)| StepKind::Linear { matrix, activation }),
@@ -347,7 +349,7 @@ fn errors_say_what_and_where() {
     version[8] = 9;
     assert_eq!(
         message(&version),
-        "artifact format version 9 is not supported: this build reads version 2"
+        "artifact format version 9 is not supported: this build reads version 3"
     );
     assert!(message(&good[..good.len() - 1]).starts_with("artifact is truncated: weights needs "));
 

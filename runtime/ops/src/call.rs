@@ -165,6 +165,14 @@ impl<'a> Call<'a> {
         self.attributes.int(name)
     }
 
+    /// Float list `name` if it is set.
+    pub(crate) fn floats(&self, name: &str) -> Option<&'a [f32]> {
+        match self.attributes.get(name) {
+            Some(Attribute::Floats(v)) => Some(v),
+            _ => None,
+        }
+    }
+
     /// Integer list `name` if it is set.
     pub(crate) fn ints(&self, name: &str) -> Option<&'a [i64]> {
         self.attributes.ints(name)

@@ -6,8 +6,9 @@ use crate::layout::{
 };
 use crate::matmul::{Matrix, multiply, multiply_unrounded};
 use crate::norm::softmax_in_place;
+use crate::quant::dequantize_alike;
 use crate::special::{gelu, gelu_tanh, sigmoid};
-use crate::{DType, OpError, TensorView};
+use crate::{DType, Data, OpError, TensorView};
 
 /// `Linear`: `y = activation(x · wᵀ + bias) + residual`.
 ///
@@ -81,7 +82,8 @@ pub(crate) fn linear(call: &Call<'_>) -> OpResult {
 /// `EmbeddingLookup`: the sum over pairs of operands of `tableᵢ[idsᵢ]`.
 ///
 /// * `idsᵢ`: `i64` or `i32`, all broadcast together to a shape `[..]`; negative indices count from the end.
-/// * `tableᵢ`: `f32[vᵢ, h]`.
+/// * `tableᵢ`: `f32[vᵢ, h]`, or bytes (`u8` or `i8`) that stand for `(q - zero_points[i]) · scales[i]`, rounded once. The attributes have
+///   a number for each table, or are absent where all tables are `f32`.
 /// * Result: `f32[.., h]`, summed in double precision.
 pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
     let views = call.all_operands()?;
@@ -103,11 +105,30 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
     let mut shape = batch.clone();
     shape.push(h);
     let mut sums = vec![0.0f64; call.size(&shape, DType::F64)?];
+    let n_tables = views.len() / 2;
+    let (scales, zeros) = (call.floats("scales"), call.ints("zero_points"));
+    for (name, n) in [
+        ("scales", scales.map(<[f32]>::len)),
+        ("zero_points", zeros.map(<[i64]>::len)),
+    ] {
+        if n.is_some_and(|n| n != n_tables) {
+            return Err(call.attribute_error(name, format!("expected {n_tables} numbers")));
+        }
+    }
     for pair in (0..views.len()).step_by(2) {
         if !matches!(views[pair].dtype(), DType::I64 | DType::I32) {
             return Err(call.dtype_error(pair, views[pair].dtype()));
         }
-        let table = call.slice::<f32>(pair + 1)?;
+        let i = pair / 2;
+        let (scale, zero) = (
+            scales.map_or(1.0, |s| s[i]),
+            zeros.map_or(0, |z| z[i]) as f32,
+        );
+        let bytes = scales.and_then(|_| dequantize_alike(views[pair + 1], scale, zero));
+        let table: &[f32] = match &bytes {
+            Some(Data::F32(table)) => table,
+            _ => call.slice::<f32>(pair + 1)?,
+        };
         let v = match *views[pair + 1].shape() {
             [v, width] if width == h => v,
             ref other => {

@@ -568,7 +568,10 @@ operators! {
     FromSparse "from_sparse" Lancet "FromSparse" (2, 2) (1, 1) {
         shape: Ints = Required,
     },
-    EmbeddingLookup "embedding_lookup" Lancet "EmbeddingLookup" (2, MANY) (1, 1) {},
+    EmbeddingLookup "embedding_lookup" Lancet "EmbeddingLookup" (2, MANY) (1, 1) {
+        scales: Floats = Optional,
+        zero_points: Ints = Optional,
+    },
     ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 6) (1, 1) {
         num_heads: Int = Required,
         scale: Float = Required,

@@ -6,7 +6,7 @@ use crate::index::take;
 use crate::layout::{expand, expect_broadcasts_to};
 use crate::matmul::{Batches, centered, multiply_exact};
 use crate::norm::reals;
-use crate::{DType, DataView, OpError, Tensor, TensorView};
+use crate::{DType, Data, DataView, OpError, Tensor, TensorView};
 
 /// Least and greatest value of an integer type that tensors are quantized to.
 pub(crate) fn range_of(call: &Call<'_>, index: usize, dtype: DType) -> Result<(f64, f64), OpError> {
@@ -98,6 +98,13 @@ pub(crate) fn quantize_linear(call: &Call<'_>) -> OpResult {
     };
     let (low, high) = range_of(call, 2, dtype)?;
     let precision = call.dtype("precision")?.unwrap_or(scale.dtype());
+    if let (Some(v), Some(&[s])) = (x.as_slice::<f32>(), scale.as_slice::<f32>())
+        && precision == DType::F32
+        && let Some(z) = zero.map_or(Some(0.0), single)
+        && let Some(data) = quantize_alike(v, s, z as f32, dtype)
+    {
+        return with_data(call, x, data);
+    }
     let scales = spread(call, scale, x)?;
     let zeros = match zero {
         Some(z) => spread(call, z, x)?,
@@ -112,15 +119,50 @@ pub(crate) fn quantize_linear(call: &Call<'_>) -> OpResult {
     with_data(call, x, from_f64(&quantized, dtype))
 }
 
+/// The element of a parameter that has one.
+fn single(parameter: TensorView<'_>) -> Option<f64> {
+    (parameter.len() == 1).then(|| parameter.to_f64_vec()[0])
+}
+
+/// Quantizes all elements alike, to bytes: what [`quantize_linear`] says, in single precision.
+fn quantize_alike(x: &[f32], scale: f32, zero: f32, dtype: DType) -> Option<Data> {
+    // Rounds halves to even below 2^22. What is greater saturates wherever it is rounded to.
+    const LIMIT: f32 = 4_194_304.0;
+    const MAGIC: f32 = 12_582_912.0;
+    let round = |v: f32| ((v / scale).clamp(-LIMIT, LIMIT) + MAGIC) - MAGIC + zero;
+    match dtype {
+        DType::U8 => Some(Data::U8(x.iter().map(|&v| round(v) as u8).collect())),
+        DType::I8 => Some(Data::I8(x.iter().map(|&v| round(v) as i8).collect())),
+        _ => None,
+    }
+}
+
+/// Dequantizes all elements of a tensor of bytes alike. Differences are exact in `f32`, and products are rounded once.
+pub(crate) fn dequantize_alike(x: TensorView<'_>, scale: f32, zero: f32) -> Option<Data> {
+    let values = match x.data() {
+        DataView::U8(v) => v.iter().map(|&q| (f32::from(q) - zero) * scale).collect(),
+        DataView::I8(v) => v.iter().map(|&q| (f32::from(q) - zero) * scale).collect(),
+        _ => return None,
+    };
+    Some(Data::F32(values))
+}
+
 /// `DequantizeLinear`: `(x - zero_point) · scale`, by tensor, axis or block.
 pub(crate) fn dequantize_linear(call: &Call<'_>) -> OpResult {
     let (x, scale) = (call.operand(0)?, call.operand(1)?);
     range_of(call, 0, x.dtype())?;
     reals(call, 1)?;
     let dtype = call.dtype("output_dtype")?.unwrap_or(scale.dtype());
+    call.expect_dtype(2, x.dtype())?;
+    if let Some(&[s]) = scale.as_slice::<f32>()
+        && dtype == DType::F32
+        && let Some(z) = call.optional(2).map_or(Some(0.0), single)
+        && let Some(data) = dequantize_alike(x, s, z as f32)
+    {
+        return with_data(call, x, data);
+    }
     let mut values = x.to_f64_vec();
     if let Some(z) = call.optional(2) {
-        call.expect_dtype(2, x.dtype())?;
         let zeros = spread(call, z, x)?;
         values.iter_mut().zip(&zeros).for_each(|(v, z)| *v -= z);
     }

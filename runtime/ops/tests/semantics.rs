@@ -603,6 +603,41 @@ fn linear_adds_the_residual_after_the_activation() {
     ));
 }
 
+/// One scale for all elements gives what the same scale for each column gives.
+#[test]
+fn quantization_by_tensor_is_that_by_axis() {
+    let mut values = vec![
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        3e38,
+        -3e38,
+        -0.0,
+    ];
+    values.extend((-1200i16..1200).map(|i| f32::from(i) * 0.125));
+    let n = values.len();
+    let x = Tensor::new([1, n], values);
+    let axis = int("axis", 1);
+    fn check<T: Element + std::fmt::Debug>(x: &Tensor, axis: &Attributes, zeros: &[T]) {
+        let n = x.len();
+        for (&z, s) in zeros
+            .iter()
+            .flat_map(|z| [0.25f32, 0.3, 1e-30].map(|s| (z, s)))
+        {
+            let alike = [Tensor::scalar(s), Tensor::scalar(z)];
+            let each = [Tensor::new([n], vec![s; n]), Tensor::new([n], vec![z; n])];
+            let [q, q_each] =
+                [&alike, &each].map(|p| one(Operator::QuantizeLinear, axis, &[x, &p[0], &p[1]]));
+            assert_eq!(q, q_each, "quantize, scale {s}, zero point {z:?}");
+            let [d, d_each] =
+                [&alike, &each].map(|p| one(Operator::DequantizeLinear, axis, &[&q, &p[0], &p[1]]));
+            assert_eq!(d, d_each, "dequantize, scale {s}, zero point {z:?}");
+        }
+    }
+    check(&x, &axis, &[0u8, 3, 128, 255]);
+    check(&x, &axis, &[-128i8, -1, 0, 127]);
+}
+
 #[test]
 fn embedding_lookup_sums_over_tables() {
     let words = matrix(&[[1.0f32, 2.0], [3.0, 4.0]]);
@@ -620,6 +655,25 @@ fn embedding_lookup_sums_over_tables() {
             vec![11.0f32, 22.0, 33.0, 44.0, 13.0, 24.0, 33.0, 44.0]
         )
     );
+    let bytes = matrix(&[[0u8, 130], [128, 255]]);
+    let quantized = none()
+        .with("scales", Attribute::Floats(vec![0.5, 1.0]))
+        .with("zero_points", Attribute::Ints(vec![128, 0]));
+    let y = one(
+        Operator::EmbeddingLookup,
+        &quantized,
+        &[&ids, &bytes, &places, &positions],
+    );
+    let sums = vec![-54.0f32, 21.0, 30.0, 103.5, 10.0, 83.5, 30.0, 103.5];
+    assert_eq!(y, Tensor::new([2, 2, 2], sums));
+    assert!(matches!(
+        error(Operator::EmbeddingLookup, &quantized, &[&ids, &bytes]),
+        OpError::Attribute { .. }
+    ));
+    assert!(matches!(
+        error(Operator::EmbeddingLookup, &none(), &[&ids, &bytes]),
+        OpError::DType { .. }
+    ));
     assert!(matches!(
         error(
             Operator::EmbeddingLookup,

@@ -28,6 +28,7 @@ pub(super) fn portable(kind: Activation, y: &mut [f32]) {
             let tanh = Attribute::Str("tanh".to_owned());
             (Operator::Gelu, Attributes::new().with("approximate", tanh))
         }
+        Activation::Round => (Operator::Round, Attributes::new()),
         Activation::Tanh => (Operator::Tanh, Attributes::new()),
         Activation::Sigmoid | Activation::Silu => (Operator::Sigmoid, Attributes::new()),
         Activation::QuickGelu => {

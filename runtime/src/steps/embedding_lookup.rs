@@ -1,10 +1,10 @@
-//! Sums of rows of embedding tables, gathered straight into token panels.
+//! Sums of rows of embedding tables, gathered straight into token panels. Rows of bytes become numbers on the way.
 
 use std::sync::Arc;
 
 use lancet_artifact::KernelSpec;
 use lancet_codegen::kernels::embedding::MAX_TABLES;
-use lancet_ops::{DataView, TensorView};
+use lancet_ops::{DType, DataView, TensorView};
 
 use crate::panels::PanelShape;
 use crate::pool::Parts;
@@ -26,12 +26,17 @@ struct Lookup {
     ids: usize,
     table: usize,
     n_rows: usize,
+    /// Scale and zero point, of a table of bytes.
+    quantization: Option<(f32, f32)>,
     /// Elements of the ids from one index of each leading dimension to the next; 0 where they are repeated.
     strides: Vec<usize>,
 }
 
 impl EmbeddingLookup {
-    pub(super) fn bind(sizes: &Sizes<'_>) -> Result<EmbeddingLookup, String> {
+    pub(super) fn bind(
+        sizes: &Sizes<'_>,
+        quantization: &[(f32, i32)],
+    ) -> Result<EmbeddingLookup, String> {
         let out = sizes.output();
         let shape = sizes.panels(out);
         let leading = sizes
@@ -47,6 +52,9 @@ impl EmbeddingLookup {
                     ids,
                     table,
                     n_rows: sizes.shape(table)[0],
+                    quantization: (quantization.get(i / 2))
+                        .filter(|_| sizes.dtype(table) != DType::F32)
+                        .map(|&(scale, zero)| (scale, zero as f32)),
                     strides: broadcast_strides(sizes.shape(ids), &leading)?,
                 })
             })
@@ -90,31 +98,31 @@ impl EmbeddingLookup {
         }
         let k = self.shape.features;
         let memory = workers.scratch;
+        let n_lookups = self.lookups.len();
         workers
             .team
             .for_each_part(&self.parts, out, |p, thread, panel| {
                 let first = p * self.shape.width;
                 let tokens = self.shape.tokens_in(p);
                 if let Some(kernel) = self.kernels.get(p) {
-                    let mut rows: [&[f32]; MAX_TABLES as usize] = [&[]; MAX_TABLES as usize];
+                    let mut numbers = scratch(memory, thread, n_lookups * k);
                     for t in 0..tokens {
+                        let mut rows: [&[f32]; MAX_TABLES as usize] = [&[]; MAX_TABLES as usize];
+                        let mut free = &mut numbers[..];
                         for (row, lookup) in rows.iter_mut().zip(&self.lookups) {
-                            let ids = reads.view(lookup.ids);
-                            let id = id(&ids, lookup.position(first + t, &self.leading));
-                            let at = lookup.row(id).expect("every index was checked above") * k;
-                            *row = &reads.f32(lookup.table)[at..at + k];
+                            let (memory, rest) = free.split_at_mut(k);
+                            free = rest;
+                            *row = lookup.read(reads, first + t, &self.leading, memory);
                         }
-                        kernel.embedding_sum(&rows[..self.lookups.len()], t, panel);
+                        kernel.embedding_sum(&rows[..n_lookups], t, panel);
                     }
                     return;
                 }
-                let mut sums = scratch(memory, thread, tokens * k);
+                let mut sums = scratch(memory, thread, (tokens + 1) * k);
+                let (sums, numbers) = sums.split_at_mut(tokens * k);
                 for (i, lookup) in self.lookups.iter().enumerate() {
-                    let (ids, table) = (reads.view(lookup.ids), reads.f32(lookup.table));
-                    for (t, sums) in sums[..tokens * k].chunks_exact_mut(k.max(1)).enumerate() {
-                        let id = id(&ids, lookup.position(first + t, &self.leading));
-                        let row = lookup.row(id).expect("every index was checked above") * k;
-                        let row = &table[row..row + k];
+                    for (t, sums) in sums.chunks_exact_mut(k.max(1)).enumerate() {
+                        let row = lookup.read(reads, first + t, &self.leading, &mut numbers[..k]);
                         if i == 0 {
                             sums.copy_from_slice(row);
                         } else {
@@ -122,19 +130,35 @@ impl EmbeddingLookup {
                         }
                     }
                 }
-                transpose(
-                    &sums[..tokens * k],
-                    tokens,
-                    self.shape.stride(p),
-                    panel,
-                    |y, x| *y = x,
-                );
+                transpose(sums, tokens, self.shape.stride(p), panel, |y, x| *y = x);
             })?;
         Ok(())
     }
 }
 
 impl Lookup {
+    /// The row for token `t`: that of the table, or the numbers that its bytes stand for, in `memory`.
+    fn read<'a>(
+        &self,
+        reads: &Reads<'a>,
+        t: usize,
+        leading: &[usize],
+        memory: &'a mut [f32],
+    ) -> &'a [f32] {
+        let id = id(&reads.view(self.ids), self.position(t, leading));
+        let k = memory.len();
+        let at = self.row(id).expect("every index was checked before") * k;
+        let Some((scale, zero)) = self.quantization else {
+            return &reads.f32(self.table)[at..at + k];
+        };
+        match reads.view(self.table).data() {
+            DataView::U8(q) => dequantize(&q[at..at + k], scale, zero, memory),
+            DataView::I8(q) => dequantize(&q[at..at + k], scale, zero, memory),
+            _ => unreachable!("the check of the step lets only bytes have a scale"),
+        }
+        memory
+    }
+
     /// The row of an id; negative ones count from the end.
     fn row(&self, id: i64) -> Option<usize> {
         let n = i64::try_from(self.n_rows).ok()?;
@@ -150,6 +174,12 @@ impl Lookup {
             rest /= size;
         }
         at
+    }
+}
+
+fn dequantize<T: Copy + Into<f32>>(q: &[T], scale: f32, zero: f32, numbers: &mut [f32]) {
+    for (number, &q) in numbers.iter_mut().zip(q) {
+        *number = (q.into() - zero) * scale;
     }
 }
 

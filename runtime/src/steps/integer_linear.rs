@@ -2,10 +2,15 @@
 //!
 //! As in [`super::linear`], a task is one row block of the matrix times one panel. What follows runs at once on the rows that the
 //! task has computed, in place, or from memory of the thread where the result is bytes.
+//!
+//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`: bytes become `f32` rows first, once for each panel, and
+//! the expression that follows begins by making integers of the sums.
 
 use std::sync::Arc;
 
-use lancet_artifact::{Element, KernelSpec, Vertical};
+use lancet_artifact::{
+    Arithmetic, Element, Extent, KernelSpec, Vertical, VerticalOp, VerticalOperand,
+};
 
 use crate::panels::PanelShape;
 use crate::pool::Parts;
@@ -22,7 +27,30 @@ pub(crate) struct IntegerLinear {
     tail: Option<Expression>,
     parts: Parts,
     matmul: PanelKernels,
+    /// How bytes become `f32` rows, if they do.
+    singles: Option<Singles>,
     flops: u64,
+}
+
+/// Panels of `f32` that are made of the panels of bytes, one behind the other.
+struct Singles {
+    shape: PanelShape,
+    parts: Parts,
+    widen: PanelKernels,
+}
+
+/// Elements of a cache line: kernels for `f32` want panels to begin at one, and may read one past the end.
+const LINE: usize = 16;
+
+/// The integers of a product in single precision, where nothing else follows.
+fn to_int() -> Vertical {
+    Vertical {
+        operands: vec![VerticalOperand {
+            element: Element::F32,
+            extent: Extent::Panels,
+        }],
+        ops: vec![VerticalOp::ToInt { a: 0 }],
+    }
 }
 
 impl IntegerLinear {
@@ -38,7 +66,25 @@ impl IntegerLinear {
             features: weights.n(),
             ..y_shape
         };
-        let tail = tail
+        let (format, arithmetic) = (weights.format(), weights.arithmetic());
+        let in_singles = match (arithmetic, tail) {
+            (Arithmetic::Singles, Some(tail)) => Some(tail.with_first_in_singles()),
+            (Arithmetic::Singles, None) => Some(to_int()),
+            (Arithmetic::Float | Arithmetic::Bytes | Arithmetic::Words, _) => None,
+        };
+        let singles = in_singles.is_some().then(|| {
+            // Four features for each row of quads; those beyond the last meet no weight.
+            let shape = PanelShape {
+                features: 4 * x_shape.features,
+                ..x_shape
+            };
+            Singles {
+                shape,
+                parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
+                widen: sizes.kernels(shape, |panel, lanes| KernelSpec::Widen { panel, lanes }),
+            }
+        });
+        let tail = (in_singles.as_ref().or(tail))
             .map(|t| Expression::bind(sizes, t, None, weights.n()))
             .transpose()?;
         let in_quads = tail.as_ref().is_some_and(|t| t.result == Element::Quad);
@@ -55,7 +101,6 @@ impl IntegerLinear {
             };
             parts.extend((0..y_shape.n_panels()).map(|p| y_shape.rows(p, rows.clone())));
         }
-        let (format, arithmetic) = (weights.format(), weights.arithmetic());
         let nnz = sizes.shared.program.plan.matrices[matrix].nnz;
         let step = IntegerLinear {
             matrix,
@@ -64,19 +109,33 @@ impl IntegerLinear {
             sums,
             tail,
             parts: Parts::new(parts),
-            matmul: sizes.kernels(x_shape, |panel, lanes| KernelSpec::IntegerMatmul {
-                format,
-                arithmetic,
-                panel,
-                lanes,
+            matmul: sizes.kernels(x_shape, |panel, lanes| match arithmetic {
+                Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
+                    format,
+                    panel,
+                    lanes,
+                },
+                Arithmetic::Bytes | Arithmetic::Words => KernelSpec::IntegerMatmul {
+                    format,
+                    arithmetic,
+                    panel,
+                    lanes,
+                },
             }),
+            singles,
             flops: 2 * nnz * x_shape.tokens as u64,
         };
-        let without_kernel = (0..y_shape.n_panels()).any(|p| step.matmul.get(p).is_none());
+        let without_kernel = (0..y_shape.n_panels()).any(|p| !step.has_kernels(p));
         if without_kernel && sizes.wanted.is_none() {
             sizes.shared.unpack(matrix)?;
         }
         Ok(step)
+    }
+
+    /// Whether panel `p` is multiplied by a kernel.
+    fn has_kernels(&self, p: usize) -> bool {
+        let widens = (self.singles.as_ref()).is_none_or(|s| s.widen.get(p).is_some());
+        widens && self.matmul.get(p).is_some()
     }
 
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
@@ -96,6 +155,23 @@ impl IntegerLinear {
         let shared = &reads.model.shared;
         let matrix = &shared.matrices[self.matrix];
         let x = reads.panels(self.x);
+        let mut singles: &[f32] = &[];
+        if let Some(s) = &self.singles {
+            let len = (0..s.shape.n_panels())
+                .map(|p| s.shape.panel(p).len())
+                .sum::<usize>();
+            if workers.between.len() < len + 2 * LINE {
+                workers.between.resize(len + 2 * LINE, 0.0);
+            }
+            let start = workers.between.as_ptr().align_offset(4 * LINE).min(LINE);
+            let panels = &mut workers.between[start..start + len + LINE];
+            workers.team.for_each_part(&s.parts, panels, |p, _, y| {
+                if let Some(kernel) = s.widen.get(p) {
+                    kernel.widen(&x[self.x_shape.panel(p)], s.shape.features / 4, y);
+                }
+            })?;
+            singles = panels;
+        }
         let mut scalars = [0.0; Vertical::MAX_OPERANDS];
         let operands = (self.tail.as_ref()).map(|tail| (tail, tail.read(reads, &mut scalars)));
         let n_panels = self.sums.n_panels();
@@ -107,12 +183,19 @@ impl IntegerLinear {
                 let rows = &matrix.row_blocks()[block];
                 let (row0, n_rows) = (rows.row0 as usize, rows.n_rows as usize);
                 let x = &x[self.x_shape.panel(p)];
-                let product = |y: &mut [f32]| match self.matmul.get(p) {
-                    Some(kernel) => kernel.integer_matmul(matrix, block, x, y),
-                    None => {
+                let product = |y: &mut [f32]| match (self.matmul.get(p), &self.singles) {
+                    (Some(kernel), None) => kernel.integer_matmul(matrix, block, x, y),
+                    (Some(kernel), Some(s)) if s.widen.get(p).is_some() => {
+                        let x = &singles[s.shape.panel(p)];
+                        kernel.matmul(matrix, block, x, &reads.zeros()[..n_rows], y);
+                    }
+                    (_, s) => {
                         let k = matrix.k();
                         let w = &shared.unpacked(self.matrix)[row0 * k..(row0 + n_rows) * k];
                         portable(w, k, x, self.x_shape.stride(p), y);
+                        if s.is_some() {
+                            y.iter_mut().for_each(|y| *y = y.to_bits() as i32 as f32);
+                        }
                     }
                 };
                 match &operands {

@@ -220,9 +220,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
     Ok(match &sizes.shared.program.plan.steps[sizes.step].kind {
         StepKind::ToPanels => Bound::ToPanels(convert::ToPanels::bind(sizes)?),
         StepKind::FromPanels => Bound::FromPanels(convert::FromPanels::bind(sizes)?),
-        StepKind::EmbeddingLookup => {
-            Bound::EmbeddingLookup(embedding_lookup::EmbeddingLookup::bind(sizes)?)
-        }
+        StepKind::EmbeddingLookup { quantization } => Bound::EmbeddingLookup(
+            embedding_lookup::EmbeddingLookup::bind(sizes, quantization)?,
+        ),
         StepKind::LayerNorm { epsilon } => {
             Bound::Norm(norm::Norm::bind(sizes, norm::Kind::Layer, *epsilon)?)
         }

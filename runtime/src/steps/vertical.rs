@@ -149,6 +149,7 @@ impl Expression {
             Some(operand) => operand.element == Element::I32,
             None => match self.vertical.ops[value as usize - n] {
                 VerticalOp::Binary { a, .. } => self.is_integer(a),
+                VerticalOp::ToInt { .. } => true,
                 VerticalOp::Activation { .. }
                 | VerticalOp::ToFloat { .. }
                 | VerticalOp::Quantize { .. } => false,
@@ -186,8 +187,8 @@ fn apply(op: &VerticalOp, values: &[Vec<f32>], is_integer: impl Fn(u32) -> bool)
                     Binary::Add => x.wrapping_add(y),
                     Binary::Sub => x.wrapping_sub(y),
                     Binary::Mul => x.wrapping_mul(y),
-                    // Checked with the expression: integers are not divided.
-                    Binary::Div => 0,
+                    // Checked with the expression: integers have no others.
+                    Binary::Div | Binary::Max | Binary::Min => 0,
                 };
                 f32::from_bits(z as u32)
             };
@@ -201,6 +202,9 @@ fn apply(op: &VerticalOp, values: &[Vec<f32>], is_integer: impl Fn(u32) -> bool)
             value
         }
         VerticalOp::ToFloat { a } => of(a).iter().map(|&v| int(v) as f32).collect(),
+        VerticalOp::ToInt { a } => (of(a).iter())
+            .map(|&v| f32::from_bits(v as i32 as u32))
+            .collect(),
         VerticalOp::Quantize {
             a,
             scale,

@@ -131,7 +131,9 @@ impl Net {
             .collect();
         let meaning = (Operator::EmbeddingLookup, Attributes::new(), inputs.clone());
         self.step(
-            StepKind::EmbeddingLookup,
+            StepKind::EmbeddingLookup {
+                quantization: Vec::new(),
+            },
             &inputs,
             shape,
             Layout::Panels,

@@ -6,7 +6,7 @@
 //! the output (prefetches excepted, which cannot fault). Layouts are described in `compiler/docs/kernels.md`.
 //!
 //! Padding never makes a row depend on an input it does not use: a padded record repeats a column of its own row, with
-//! the weight split in halves.
+//! the weight split in halves (a zero where weights are integers, whose inputs are finite).
 
 mod dense;
 pub(crate) mod integer;
@@ -60,6 +60,8 @@ pub enum FormatError {
     Arithmetic(Arithmetic),
     #[error("integer weight {0} is not within +-{max}", max = MAX_WEIGHT)]
     Range(i16),
+    #[error("the weights of a row add up to more than {max}", max = MAX_ROW_SUM)]
+    RowSum,
     #[error("weight {n} x {k} is too large to pack")]
     TooLarge { n: usize, k: usize },
     #[error("packed weight, row block {block}: {what}")]
@@ -82,18 +84,34 @@ pub fn stored_format(format: WeightFormat, k: usize) -> WeightFormat {
     }
 }
 
-/// The format whose records store integer weights of `format`: quads for all but dense.
-pub fn stored_integer_format(format: WeightFormat) -> WeightFormat {
-    match format {
-        WeightFormat::Dense => WeightFormat::Dense,
-        WeightFormat::Unstructured | WeightFormat::Bsr { .. } => WeightFormat::Bsr { r: 1, c: 4 },
+/// The format whose records store weights of `arithmetic` in `format`, for a matrix of `k` inputs: quads for all bytes and words
+/// but dense ones, otherwise that of [`stored_format`].
+pub fn stored_format_of(arithmetic: Arithmetic, format: WeightFormat, k: usize) -> WeightFormat {
+    match (arithmetic, format) {
+        (Arithmetic::Float | Arithmetic::Singles, _) => stored_format(format, k),
+        (_, WeightFormat::Dense) => WeightFormat::Dense,
+        (_, WeightFormat::Unstructured | WeightFormat::Bsr { .. }) => {
+            WeightFormat::Bsr { r: 1, c: 4 }
+        }
     }
 }
 
-/// Packs the integers `w`, row-major `[n, k]`, as [`stored_integer_format`] of `format`.
+/// Greatest sum of the magnitudes of a row of [`Arithmetic::Singles`]: its products with bytes are whole numbers that stay
+/// within 2^24 in any order, and `f32` has them all.
+pub const MAX_ROW_SUM: u32 = (1 << 24) / 255;
+
+/// True if every row of the integers `w`, row-major with `k` columns, keeps to [`MAX_ROW_SUM`].
+pub fn fits_singles(k: usize, w: &[i16]) -> bool {
+    let sum = |row: &[i16]| row.iter().map(|w| u64::from(w.unsigned_abs())).sum::<u64>();
+    w.chunks(k.max(1))
+        .all(|row| sum(row) <= u64::from(MAX_ROW_SUM))
+}
+
+/// Packs the integers `w`, row-major `[n, k]`, as [`stored_format_of`] the arithmetic and `format`.
 ///
 /// # Errors
-/// As [`pack`]; [`FormatError::Range`] if a weight is beyond [`MAX_WEIGHT`], [`FormatError::Arithmetic`] for `Float`.
+/// As [`pack`]; [`FormatError::Range`] if a weight is beyond [`MAX_WEIGHT`], [`FormatError::RowSum`] if singles could not hold every
+/// sum, [`FormatError::Arithmetic`] for `Float`.
 pub fn pack_integer(
     arithmetic: Arithmetic,
     format: WeightFormat,
@@ -108,8 +126,24 @@ pub fn pack_integer(
     if let Some(&w) = w.iter().find(|w| w.unsigned_abs() > MAX_WEIGHT as u16) {
         return Err(FormatError::Range(w));
     }
-    let format = stored_integer_format(format);
-    Ok(integer::pack(arithmetic, format, n, k, w))
+    let stored = stored_format_of(arithmetic, format, k);
+    if arithmetic != Arithmetic::Singles {
+        return Ok(integer::pack(arithmetic, stored, n, k, w));
+    }
+    if !fits_singles(k, w) {
+        return Err(FormatError::RowSum);
+    }
+    let singles: Vec<f32> = w.iter().map(|&w| f32::from(w)).collect();
+    Ok(match sparse::Kind::of(stored) {
+        None => PackedMatrix {
+            arithmetic,
+            ..dense::pack(n, k, &singles)?
+        },
+        Some(kind) => {
+            let source = sparse::Source::Dense(&singles);
+            sparse::pack(kind, (stored, arithmetic), n, k, source)
+        }
+    })
 }
 
 fn check_sizes(n: usize, k: usize, elements: usize) -> Result<(), FormatError> {
@@ -136,7 +170,16 @@ pub fn pack(
     let format = stored_format(format, k);
     match sparse::Kind::of(format) {
         None => dense::pack(n, k, w),
-        Some(kind) => Ok(sparse::pack(kind, format, n, k, sparse::Source::Dense(w))),
+        Some(kind) => {
+            let source = sparse::Source::Dense(w);
+            Ok(sparse::pack(
+                kind,
+                (format, Arithmetic::Float),
+                n,
+                k,
+                source,
+            ))
+        }
     }
 }
 
@@ -178,7 +221,7 @@ pub fn pack_sparse(
         }
         Some(kind) => {
             let w = sparse::Source::Sparse { positions, values };
-            Ok(sparse::pack(kind, format, n, k, w))
+            Ok(sparse::pack(kind, (format, Arithmetic::Float), n, k, w))
         }
     }
 }
@@ -197,11 +240,7 @@ pub fn validate(
     if n == 0 || k == 0 || n.max(k) > u32::MAX as usize / (2 * UNIT) {
         return Err(FormatError::Shape { n, k, elements: 0 });
     }
-    let stored = match arithmetic {
-        Arithmetic::Float => stored_format(format, k),
-        Arithmetic::Bytes | Arithmetic::Words => stored_integer_format(format),
-    };
-    if stored != format {
+    if stored_format_of(arithmetic, format, k) != format {
         return Err(FormatError::Unsupported(format));
     }
     let kind = sparse::Kind::of(format);
@@ -223,9 +262,13 @@ pub fn validate(
             .and_then(|(offset, len)| bytes.get(offset..offset.checked_add(len)?))
             .ok_or_else(|| invalid("lies outside the bytes"))?;
         match (arithmetic, kind) {
-            (Arithmetic::Float, None) => dense::validate(n_rows, k, bytes),
-            (Arithmetic::Float, Some(kind)) => sparse::validate(kind, n_rows, k, bytes),
-            (_, _) => integer::validate(arithmetic, n_rows, k, bytes),
+            (Arithmetic::Float | Arithmetic::Singles, None) => dense::validate(n_rows, k, bytes),
+            (Arithmetic::Float | Arithmetic::Singles, Some(kind)) => {
+                sparse::validate(kind, n_rows, k, bytes)
+            }
+            (Arithmetic::Bytes | Arithmetic::Words, _) => {
+                integer::validate(arithmetic, n_rows, k, bytes)
+            }
         }
         .map_err(invalid)?;
     }

@@ -230,8 +230,9 @@ fn strips_of(
     }
 }
 
-/// Extends a strip to `len` units by splitting its own units in halves. A strip without units stays empty.
-fn pad(units: &mut Vec<Unit>, len: usize) {
+/// Extends a strip to `len` units by splitting its own units in halves, or in themselves and zero where halves are not exact or
+/// weights are to stay integers. A strip without units stays empty.
+fn pad(arithmetic: Arithmetic, units: &mut Vec<Unit>, len: usize) {
     let magnitude = |u: &Unit| u.values.iter().fold(0f32, |m, v| m.max(v.abs()));
     while units.len() < len && !units.is_empty() {
         let mut best = 0;
@@ -241,10 +242,8 @@ fn pad(units: &mut Vec<Unit>, len: usize) {
             }
         }
         let half = units[best].values.map(|v| v * 0.5);
-        let exact = half
-            .iter()
-            .zip(&units[best].values)
-            .all(|(h, v)| h + h == *v);
+        let mut halves = half.iter().zip(&units[best].values);
+        let exact = arithmetic == Arithmetic::Float && halves.all(|(h, v)| h + h == *v);
         let rest = if exact {
             units[best].values = half;
             half
@@ -268,7 +267,7 @@ struct Group {
 }
 
 /// Sorts strips by size and puts those of nearly equal size together; what has no partner becomes a single.
-fn group(kind: Kind, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
+fn group(kind: Kind, arithmetic: Arithmetic, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
     let in_flight = kind.strips_in_flight();
     let per_record = kind.units_per_record() / in_flight;
     strips.sort_by_key(|s| (usize::MAX - s.units.len(), s.row));
@@ -284,13 +283,13 @@ fn group(kind: Kind, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
             match rest.next_if(|s| fits(s) && fits(&members[0])) {
                 Some(second) => members.push(second),
                 None => {
-                    singles.extend(members.into_iter().map(|s| single(kind, s)));
+                    singles.extend(members.into_iter().map(|s| single(kind, arithmetic, s)));
                     continue;
                 }
             }
         }
         for member in &mut members {
-            pad(&mut member.units, n_records * per_record);
+            pad(arithmetic, &mut member.units, n_records * per_record);
         }
         groups.push(Group {
             strips: members,
@@ -301,9 +300,13 @@ fn group(kind: Kind, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
 }
 
 /// A strip by itself.
-fn single(kind: Kind, mut strip: Strip) -> Group {
+fn single(kind: Kind, arithmetic: Arithmetic, mut strip: Strip) -> Group {
     let n_records = strip.units.len().div_ceil(kind.units_per_record());
-    pad(&mut strip.units, n_records * kind.units_per_record());
+    pad(
+        arithmetic,
+        &mut strip.units,
+        n_records * kind.units_per_record(),
+    );
     Group {
         strips: vec![strip],
         n_records,
@@ -312,7 +315,7 @@ fn single(kind: Kind, mut strip: Strip) -> Group {
 
 pub(super) fn pack(
     kind: Kind,
-    format: WeightFormat,
+    (format, arithmetic): (WeightFormat, Arithmetic),
     n: usize,
     k: usize,
     w: Source<'_>,
@@ -327,7 +330,7 @@ pub(super) fn pack(
         .collect();
     let mut packed = PackedMatrix {
         format,
-        arithmetic: Arithmetic::Float,
+        arithmetic,
         n,
         k,
         bytes: Vec::new(),
@@ -375,8 +378,9 @@ fn pack_block(
                 continue;
             }
         }
-        let (groups, mut singles) = group(kind, strips);
-        singles.extend(left_over.into_iter().map(|s| single(kind, s)));
+        let arithmetic = packed.arithmetic;
+        let (groups, mut singles) = group(kind, arithmetic, strips);
+        singles.extend(left_over.into_iter().map(|s| single(kind, arithmetic, s)));
         for (list, values) in [
             (&groups, kind.values_per_unit()),
             (&singles, kind.columns()),

@@ -20,18 +20,20 @@ pub fn unpack_block(
     let n_rows = w.len().checked_div(k).unwrap_or(0);
     w.fill(0.0);
     match (arithmetic, Kind::of(format)) {
-        (Arithmetic::Float, None) => {
+        (Arithmetic::Float | Arithmetic::Singles, None) => {
             dense::validate(n_rows, k, block).and_then(|()| unpack_dense(k, block, w))
         }
-        (Arithmetic::Float, Some(kind)) => {
+        (Arithmetic::Float | Arithmetic::Singles, Some(kind)) => {
             sparse::validate(kind, n_rows, k, block).and_then(|()| unpack_sparse(kind, k, block, w))
         }
-        (_, _) => integer::visit(arithmetic, n_rows, k, block, |row, column, weights| {
-            let row = &mut w[row * k..(row + 1) * k];
-            for (w, v) in row[column..].iter_mut().zip(weights) {
-                *w += f32::from(v);
-            }
-        }),
+        (Arithmetic::Bytes | Arithmetic::Words, _) => {
+            integer::visit(arithmetic, n_rows, k, block, |row, column, weights| {
+                let row = &mut w[row * k..(row + 1) * k];
+                for (w, v) in row[column..].iter_mut().zip(weights) {
+                    *w += f32::from(v);
+                }
+            })
+        }
     }
     .map_err(|what| FormatError::Invalid { block: 0, what })
 }

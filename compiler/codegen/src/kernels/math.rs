@@ -177,6 +177,7 @@ pub(super) fn activation(b: &mut Builder, kind: Activation, x: Vector) {
             b.max(x, zero, x);
             b.free_vector(zero);
         }
+        Activation::Round => round(b, x),
         Activation::Tanh => TANH.emit(b, x),
         Activation::Sigmoid => sigmoid(b, x),
         Activation::Silu => times_sigmoid(b, x, 1.0),

@@ -11,6 +11,7 @@ mod math;
 pub mod probe;
 mod sparse;
 mod vertical;
+mod widen;
 
 use lancet_artifact::{Arithmetic, WeightFormat};
 
@@ -57,8 +58,8 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             lanes,
         } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
-            if crate::formats::stored_integer_format(format) != format
-                || arithmetic == Arithmetic::Float
+            if !matches!(arithmetic, Arithmetic::Bytes | Arithmetic::Words)
+                || crate::formats::stored_format_of(arithmetic, format, usize::MAX) != format
             {
                 return Err(error("integers are not stored in this format"));
             }
@@ -66,6 +67,11 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             let how = method.name();
             let name = format!("i8_matmul_quads_{how}_{panel}x{lanes}_v{}", tile.vl);
             Ok(integer::program(name, method, &tile))
+        }
+        KernelSpec::Widen { panel, lanes } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            let name = format!("f32_widen_{panel}x{lanes}_v{}", tile.vl);
+            Ok(widen::program(name, &tile))
         }
         KernelSpec::Epilogue {
             activation,

@@ -92,7 +92,7 @@ pub(super) fn name(vertical: &Vertical, result: Element) -> String {
         name.push_str(match op {
             VerticalOp::Binary { op, .. } => op.name(),
             VerticalOp::Activation { kind, .. } => kind.name(),
-            VerticalOp::ToFloat { .. } => "cast",
+            VerticalOp::ToFloat { .. } | VerticalOp::ToInt { .. } => "cast",
             VerticalOp::Quantize { .. } => "quantize",
         });
     }
@@ -115,7 +115,9 @@ struct Kernel<'a> {
 fn uses(op: &VerticalOp) -> impl Iterator<Item = usize> {
     let values = match *op {
         VerticalOp::Binary { a, b, .. } => [Some(a), Some(b), None],
-        VerticalOp::Activation { a, .. } | VerticalOp::ToFloat { a } => [Some(a), None, None],
+        VerticalOp::Activation { a, .. } | VerticalOp::ToFloat { a } | VerticalOp::ToInt { a } => {
+            [Some(a), None, None]
+        }
         VerticalOp::Quantize {
             a,
             scale,
@@ -210,6 +212,7 @@ impl Kernel<'_> {
                     math::activation(b, kind, to);
                 }
                 VerticalOp::ToFloat { a } => b.unary(Unary::ToFloat, to, get(a)),
+                VerticalOp::ToInt { a } => b.unary(Unary::ToInt, to, get(a)),
                 VerticalOp::Quantize {
                     a,
                     scale,
@@ -256,6 +259,7 @@ impl Kernel<'_> {
             None => match self.vertical.ops[value as usize - n] {
                 VerticalOp::Binary { a, .. } => self.element(a),
                 VerticalOp::Activation { .. } | VerticalOp::ToFloat { .. } => Element::F32,
+                VerticalOp::ToInt { .. } => Element::I32,
                 VerticalOp::Quantize { .. } => Element::Quad,
             },
         }
@@ -268,6 +272,8 @@ fn instruction(op: Function, is_float: bool) -> Binary {
         (Function::Sub, true) => Binary::Sub,
         (Function::Mul, true) => Binary::Mul,
         (Function::Div, _) => Binary::Div,
+        (Function::Max, _) => Binary::Max,
+        (Function::Min, _) => Binary::Min,
         (Function::Add, false) => Binary::IntAdd,
         (Function::Sub, false) => Binary::IntSub,
         (Function::Mul, false) => Binary::IntMul,

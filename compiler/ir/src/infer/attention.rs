@@ -309,7 +309,10 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
     let mut width = call.dims::<2>(1)?[1].clone();
     for i in (0..call.n_operands()).step_by(2) {
         call.expect(i, Class::Index)?;
-        call.expect_dtype(i + 1, DType::F32)?;
+        let is_bytes = matches!(call.dtype(i + 1)?, DType::U8 | DType::I8);
+        if !(is_bytes && call.attribute("scales").is_some()) {
+            call.expect_dtype(i + 1, DType::F32)?;
+        }
         ids.push(call.shape(i)?);
         let [rows, h] = call.dims::<2>(i + 1)?;
         width = agree(&width, h)
