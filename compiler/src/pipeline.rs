@@ -26,7 +26,7 @@ pub const DEFAULT: &str = concat!(
     "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
     "raise-rotary,raise-attention,raise-relative-bias,raise-embedding,",
     // What raising left over: quantizations behind new views, views of views, constants that only a raised part read.
-    "simplify-quantization,simplify-shapes,eliminate-identities,fold-constants,cse,",
+    "simplify-quantization,eliminate-identities,simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Tails of linear layers run while their output is in cache.
     "fuse-epilogue,",
     // Biases that attention does not need, then neurons, heads and channels that are dead. Shared weights change alike.

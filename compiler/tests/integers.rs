@@ -111,6 +111,11 @@ proptest! {
         let inputs = [("x", floats(&[s, k], seed, 3.0)), ("r", floats(&[s, n], 7, 1.0))];
         // Bytes of what is not exact may differ where it rounds.
         let text = match activation {
+            // The bytes alone, so that they are made of the sums in one step.
+            "relu" if seed % 2 == 0 => {
+                let text = text.replace("\"g\"", "\"i1\"");
+                text.replace("%sum as \"i0\", %4 as \"f\", ", "")
+            }
             "relu" => text.replace("\"g\"", "\"i1\""),
             _ => text.replace(", %6 as \"g\"", ""),
         };

@@ -240,13 +240,15 @@ fn feeds_integer_linear(graph: &Graph, value: Value) -> bool {
             Op::Apply(Operator::IntegerLinear, _) => {
                 operand == 0 && graph.operand(user, 1).is_some_and(packed)
             }
-            Op::View(_) => feeds_integer_linear(
-                graph,
-                Value {
+            Op::View(_) => {
+                let view = Value {
                     node: user,
                     result: 0,
-                },
-            ),
+                };
+                // Only a view that regroups tokens is the same panels.
+                graph.shape(view).last() == graph.shape(value).last()
+                    && feeds_integer_linear(graph, view)
+            }
             _ => false,
         }
     };

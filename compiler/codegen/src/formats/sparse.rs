@@ -323,7 +323,11 @@ pub(super) fn pack(
     let nnz = w.n_nonzero(0..n * k);
     let few = nnz as f64 <= FEW * (n * k) as f64;
     let cuts = k_blocks(k, if few { K_BLOCK_OF_FEW } else { K_BLOCK });
-    let rows_per_strip = kind.rows();
+    // Row blocks of integers begin at multiples of four rows, so that what follows can put four features in one dword.
+    let rows_per_strip = match arithmetic {
+        Arithmetic::Float => kind.rows(),
+        Arithmetic::Singles | Arithmetic::Bytes | Arithmetic::Words => 4,
+    };
     let cost: Vec<usize> = (0..n)
         .step_by(rows_per_strip)
         .map(|row| w.n_nonzero(row * k..(row + rows_per_strip).min(n) * k) * 6 + 64)
