@@ -11,7 +11,8 @@ use lancet_artifact::{
     VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
-pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+use lancet_codegen::kernels::attention::{HEIGHTS, heights};
+pub(crate) use lancet_codegen::kernels::attention::{KEYS, QUERIES, ROWS};
 
 use crate::mmap::Bytes;
 
@@ -108,6 +109,27 @@ impl Matrix {
         let start = self.start + block.offset as usize;
         &self.bytes.as_slice()[start..start + block.len as usize]
     }
+}
+
+/// What attention of one tile of queries reads.
+pub(crate) struct AttentionTile<'a> {
+    /// Panels of [`KEYS`] keys from the first panel's first row on, and elements from one to the next.
+    pub(crate) keys: (&'a [f32], usize),
+    /// The same of values.
+    pub(crate) values: (&'a [f32], usize),
+    pub(crate) n_keys: usize,
+    /// Rows of [`QUERIES`] queries, and elements from one to the next.
+    pub(crate) queries: (&'a [f32], usize),
+    /// For each key, and -inf up to a multiple of [`KEYS`].
+    pub(crate) mask: &'a [f32],
+    /// Features of a key and a query, and of a value.
+    pub(crate) d: [usize; 2],
+    pub(crate) scale: f32,
+}
+
+impl AttentionTile<'_> {
+    /// Elements of memory that the kernel uses beside its scores.
+    pub(crate) const STATE: usize = 3 * QUERIES;
 }
 
 impl Kernel {
@@ -409,6 +431,69 @@ impl Kernel {
         ];
         // SAFETY: the kernel reads `k` rows of `panel` floats of x, `k` floats of gamma and beta and two parameters, and
         // writes `k` rows of y; all are at least that long.
+        unsafe { self.call(&args) }
+    }
+
+    /// `out[i][t] = sum_key v[i][key] p[key][t]`, where `p` is the softmax over keys of `scale sum_j k[j][key] q[j][t] + mask[key]`,
+    /// both to the base of 2. Rows of `out` are `stride` elements apart.
+    ///
+    /// # Panics
+    /// If there is no key or an operand is shorter than the kernel reads or writes.
+    pub(crate) fn attention_tile(
+        &self,
+        tile: &AttentionTile<'_>,
+        scores: &mut [f32],
+        state: &mut [f32],
+        (out, stride): (&mut [f32], usize),
+    ) {
+        assert!(
+            matches!(self.spec, KernelSpec::AttentionTile),
+            "{} is not attention",
+            self.name
+        );
+        let ([d, dv], n_keys) = (tile.d, tile.n_keys);
+        let panels = n_keys.div_ceil(KEYS);
+        let rows_fit = |len: usize, rows: usize, row: usize, width: usize| {
+            rows == 0 || len >= (rows - 1) * row + width
+        };
+        assert!(
+            n_keys > 0
+                && rows_fit(tile.keys.0.len(), panels, tile.keys.1, d * KEYS)
+                && rows_fit(tile.values.0.len(), panels, tile.values.1, dv * KEYS)
+                && rows_fit(tile.queries.0.len(), d, tile.queries.1, QUERIES)
+                && rows_fit(out.len(), dv, stride, QUERIES)
+                && scores.len() >= panels * KEYS * QUERIES
+                && tile.mask.len() >= panels * KEYS
+                && state.len() >= AttentionTile::STATE,
+            "{}: sizes do not fit",
+            self.name
+        );
+        let rest = n_keys % KEYS;
+        let [a, b, c] = heights(dv);
+        let args = [
+            tile.keys.0.as_ptr() as u64,
+            tile.values.0.as_ptr() as u64,
+            (tile.keys.1 * 4) as u64,
+            (tile.values.1 * 4) as u64,
+            tile.queries.0.as_ptr() as u64,
+            (tile.queries.1 * 4) as u64,
+            scores.as_mut_ptr() as u64,
+            tile.mask.as_ptr() as u64,
+            out.as_mut_ptr() as u64,
+            (stride * 4) as u64,
+            d as u64,
+            (n_keys / KEYS) as u64,
+            rest as u64,
+            rest.div_ceil(HEIGHTS[1]) as u64,
+            a as u64,
+            b as u64,
+            c as u64,
+            (&raw const tile.scale) as u64,
+            state.as_mut_ptr() as u64,
+        ];
+        // SAFETY: of keys and values the kernel reads `d` and `dv` rows of 32 in each panel that holds a key, of queries `d` rows
+        // of 16, of the mask a float for each key of these panels. It writes as many rows of 16 scores, `dv` rows of 16 of the
+        // result (`heights` gives rows that sum to `dv`), and the state. All were just checked to be there.
         unsafe { self.call(&args) }
     }
 

@@ -94,6 +94,12 @@ impl PanelShape {
             .then(|| (rows.start + lane..rows.end, stride))
     }
 
+    /// Whether these tokens, at least one, begin with a panel and all their panels are `lanes` wide.
+    pub(crate) fn begins_panels_of(&self, lanes: usize, tokens: &Range<usize>) -> bool {
+        let last = tokens.end.saturating_sub(1) / self.width;
+        self.width == lanes && tokens.start.is_multiple_of(lanes) && self.stride(last) == lanes
+    }
+
     /// Calls `f(start, first, stride, len)` for the runs of tokens `tokens` that lie in one panel each: token `start` and
     /// the `len - 1` after it have their features at `first`, `first + stride`, and so on.
     pub(crate) fn for_each_run(

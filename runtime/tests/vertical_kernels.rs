@@ -2,7 +2,7 @@
 mod machine;
 
 use lancet_artifact::{Activation, Reach};
-use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+use lancet_codegen::kernels::attention::{HEIGHTS, KEYS, QUERIES, ROWS, heights};
 use lancet_codegen::{CpuFeatures, KernelSpec, emit};
 use machine::{Kernel, Machine, address as ptr, address_mut as ptr_mut, targets};
 
@@ -409,6 +409,95 @@ fn attention_products_follow_both_strides() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn attention_of_a_tile_is_that_of_its_parts() {
+    for target in targets() {
+        let kernel = exec(&KernelSpec::AttentionTile, &target);
+        // Lanes beyond the keys hold what they like.
+        for (keys, d, dv) in [(1, 1, 1), (5, 3, 2), (32, 6, 7), (45, 8, 12), (96, 9, 5)] {
+            let (panels, features) = (keys / KEYS, d.max(dv) + 3);
+            let all = keys.div_ceil(KEYS);
+            let operand = |seed| {
+                let mut x = values(all * features * KEYS, seed);
+                for (i, x) in x.iter_mut().enumerate() {
+                    if i / (features * KEYS) * KEYS + i % KEYS >= keys {
+                        *x = f32::NAN;
+                    }
+                }
+                x
+            };
+            let (k, v) = (operand(1), operand(2));
+            let (q_row, out_row) = (QUERIES + 8, QUERIES + 4);
+            let q = values(d * q_row, 3);
+            let mut mask = vec![f32::NEG_INFINITY; all * KEYS];
+            for (i, mask) in mask[..keys].iter_mut().enumerate() {
+                *mask = if i % 3 == 1 { f32::MIN } else { 0.0 };
+            }
+            let mut scores = vec![0f32; all * KEYS * QUERIES];
+            let (mut out, mut state) = (vec![7f32; dv * out_row], [0f32; 3 * QUERIES]);
+            let scale = [3.0f32];
+            let rest = keys % KEYS;
+            let [a, b, c] = heights(dv).map(|n| n as u64);
+            kernel.call(&[
+                ptr(&k),
+                ptr(&v),
+                (features * KEYS * 4) as u64,
+                (features * KEYS * 4) as u64,
+                ptr(&q),
+                (q_row * 4) as u64,
+                ptr_mut(&mut scores),
+                ptr(&mask),
+                ptr_mut(&mut out),
+                (out_row * 4) as u64,
+                d as u64,
+                panels as u64,
+                rest as u64,
+                rest.div_ceil(HEIGHTS[1]) as u64,
+                a,
+                b,
+                c,
+                ptr(&scale),
+                ptr_mut(&mut state),
+            ]);
+            let at = |x: &[f32], i: usize, key: usize| {
+                f64::from(x[(key / KEYS * features + i) * KEYS + key % KEYS])
+            };
+            for t in 0..out_row {
+                if t >= QUERIES {
+                    assert!((0..dv).all(|i| out[i * out_row + t] == 7.0));
+                    continue;
+                }
+                let score = |key: usize| {
+                    let dot: f64 = (0..d)
+                        .map(|i| at(&k, i, key) * f64::from(q[i * q_row + t]))
+                        .sum();
+                    3.0 * dot + f64::from(mask[key])
+                };
+                let max = (0..keys).map(score).fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = (0..keys).map(|key| (score(key) - max).exp2()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..dv {
+                    let sum: f64 = (0..keys).map(|key| at(&v, i, key) * weights[key]).sum();
+                    let (got, want) = (f64::from(out[i * out_row + t]), sum / total);
+                    assert!(
+                        (got - want).abs() < 1e-5,
+                        "{keys} keys, {d} and {dv} features, ({i}, {t}): {got}, not {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_context_are_divided_without_rest() {
+    for n in 0..200 {
+        let [a, b, c] = heights(n);
+        assert_eq!(a * HEIGHTS[0] + b * HEIGHTS[1] + c * HEIGHTS[2], n);
+        assert!(c < 4 && (c == 0 || n % 2 == 1 || n == 2), "{n}");
     }
 }
 

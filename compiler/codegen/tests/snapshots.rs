@@ -95,6 +95,7 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         KernelSpec::EmbeddingSum { tables: 3, panel },
         KernelSpec::LayerNorm { panel, lanes },
         KernelSpec::RmsNorm { panel, lanes },
+        KernelSpec::AttentionTile,
         KernelSpec::AttentionProduct,
         KernelSpec::AttentionSoftmax,
     ]);

@@ -148,7 +148,14 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 specs.insert(KernelSpec::LayerNorm { panel, lanes });
             }
             StepKind::Attention { .. } | StepKind::PackedAttention { .. } => {
-                specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
+                let biases = step.inputs.get(4..).unwrap_or(&[]);
+                if matches!(step.kind, StepKind::Attention { .. })
+                    && biases.iter().any(Option::is_some)
+                {
+                    specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
+                } else {
+                    specs.insert(KernelSpec::AttentionTile);
+                }
             }
             StepKind::Elementwise { body } => {
                 let out = &plan.values[step.outputs[0] as usize];

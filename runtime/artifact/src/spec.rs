@@ -125,6 +125,8 @@ pub enum KernelSpec {
     LayerNorm { panel: u32, lanes: u32 },
     /// Root-mean-square norm over the features of one panel.
     RmsNorm { panel: u32, lanes: u32 },
+    /// Attention of a tile of queries: scores, softmax and context.
+    AttentionTile,
     /// A product of attention: scores from queries and keys, or context from probabilities and values.
     AttentionProduct,
     /// Softmax over the keys of a tile of scores.

@@ -1,8 +1,8 @@
 //! Attention: `softmax(scale q kᵀ + mask + bias) v` in each head of each sequence.
 //!
-//! The first loop has a task for each (sequence, head). It gathers the keys and values of its head from the panels into
-//! thread memory, then goes through the queries in tiles of [`QUERIES`], one lane each: scores `S[key][query]`, softmax over keys,
-//! context `C[feature][query]`. Where no panel holds tokens of two sequences, contexts go to the panels of the output.
+//! The first loop has a task for each (sequence, head). It goes through the queries in tiles of [`QUERIES`], one lane each:
+//! scores `S[key][query]`, softmax over keys, context `C[feature][query]`. Keys and values are read where they are if they fill
+//! a few panels; otherwise they are gathered from the panels into thread memory before. Where no panel holds tokens of two sequences, contexts go to the panels of the output.
 //! Otherwise they go to memory between the loops, `[sequence][head][feature][query]`, and a second loop moves them.
 //!
 //! Memory is linear in the number of tokens: a tile holds the scores of [`QUERIES`] queries with all keys, and a bias that depends
@@ -18,12 +18,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lancet_artifact::KernelSpec;
 use lancet_ops::{DataView, TensorView, with_elements};
 
-use crate::jit::{Kernel, QUERIES, ROWS};
+use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES, ROWS};
 use crate::panels::PanelShape;
 use crate::pool::{Groups, Parts, Pieces};
 use crate::session::Reads;
 use crate::steps::embedding_lookup::broadcast_strides;
 use crate::steps::{Failure, Sizes, Workers, scratch};
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Keys and values of at most so many tokens are read where they are. Panels of one head are a multiple of 4 KB apart: more of
+/// them compete for the same sets of the caches.
+const IN_PLACE: usize = 4 * KEYS;
 
 pub(crate) struct Attention {
     q: usize,
@@ -48,6 +55,8 @@ pub(crate) struct Attention {
     sequences: Mutex<Sequences>,
     /// Features of each head in each panel of the output.
     outputs: Parts,
+    /// All of a tile at once, where no bias comes in between.
+    tile: Option<Kernel>,
     product: Option<Kernel>,
     softmax: Option<Kernel>,
     /// Operations of the last run, or of every run.
@@ -79,6 +88,7 @@ struct Memory {
     scores: Range<usize>,
     context: Range<usize>,
     mask: Range<usize>,
+    state: Range<usize>,
 }
 
 impl Attention {
@@ -138,6 +148,12 @@ impl Attention {
         };
         step.lay_out(&mut sequences)?;
         step.sequences = Mutex::new(sequences);
+        if bias.is_none() && relative.is_none() {
+            step.tile = sizes.kernel(KernelSpec::AttentionTile);
+        } else {
+            step.product = sizes.kernel(KernelSpec::AttentionProduct);
+            step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
+        }
         step.bias = bias;
         step.relative = relative;
         Ok(step)
@@ -161,7 +177,9 @@ impl Attention {
             return Err(format!("expected a mask of {} keys, found {found:?}", k[0]));
         }
         let starts = (sizes.required(3), sizes.input(4));
-        Ok(Attention::new(sizes, parameters, mask, Some(starts)))
+        let mut step = Attention::new(sizes, parameters, mask, Some(starts));
+        step.tile = sizes.kernel(KernelSpec::AttentionTile);
+        Ok(step)
     }
 
     fn new(
@@ -194,8 +212,9 @@ impl Attention {
             starts,
             sequences: Mutex::default(),
             outputs: Parts::new(outputs),
-            product: sizes.kernel(KernelSpec::AttentionProduct),
-            softmax: sizes.kernel(KernelSpec::AttentionSoftmax),
+            tile: None,
+            product: None,
+            softmax: None,
             flops: AtomicU64::new(0),
         }
     }
@@ -231,7 +250,7 @@ impl Attention {
                 }));
             sequences.n_between = end;
         }
-        let needed = sequences.memory.mask.end.saturating_mul(self.n_threads);
+        let needed = sequences.memory.len().saturating_mul(self.n_threads);
         let needed = needed.saturating_add(sequences.n_between).saturating_mul(4);
         if needed as u64 > self.limit_bytes {
             return Err(format!(
@@ -276,7 +295,8 @@ impl Attention {
     }
 
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
-        self.product.as_ref().map(|k| Arc::clone(k.name()))
+        let kernel = self.tile.as_ref().or(self.product.as_ref());
+        kernel.map(|k| Arc::clone(k.name()))
     }
 
     pub(super) fn flops(&self) -> u64 {
@@ -301,8 +321,15 @@ impl Attention {
         let per_thread = workers.scratch;
         let head = |task: usize, thread: usize, mut contexts: Pieces<'_, f32>| {
             let of = [task / self.n_heads, task % self.n_heads];
-            let mut floats = scratch(per_thread, thread, sequences.memory.mask.end);
-            self.head(reads, sequences, of, &mut floats, &mut contexts);
+            let mut floats = scratch(per_thread, thread, sequences.memory.len());
+            let start = floats.as_ptr().align_offset(64).min(LINE);
+            let floats = &mut floats[start..];
+            match &self.tile {
+                Some(kernel) => {
+                    self.head_by_kernel(kernel, reads, sequences, of, floats, &mut contexts)
+                }
+                None => self.head(reads, sequences, of, floats, &mut contexts),
+            }
         };
         if sequences.aligned {
             workers
@@ -381,7 +408,12 @@ impl Attention {
             &mut floats[memory.values.clone()],
             values_stride,
         );
-        self.fill_mask(reads, keys_of, &mut floats[memory.mask.clone()]);
+        self.fill_mask(
+            reads,
+            keys_of,
+            self.masked_value,
+            &mut floats[memory.mask.clone()],
+        );
         let q = reads.panels(self.q);
         for first in (0..seq_q).step_by(QUERIES) {
             let n = QUERIES.min(seq_q - first);
@@ -441,14 +473,8 @@ impl Attention {
                 seq_k,
                 result,
             );
-            let (piece, lane, stride) = if sequences.aligned {
-                let width = self.shapes[3].width;
-                let stride = self.shapes[3].stride((queries_of.start + first) / width);
-                (first / width, first % width, stride)
-            } else {
-                (0, first, seq_q.next_multiple_of(QUERIES))
-            };
-            let out = contexts.piece(piece);
+            let (out, lane, stride) =
+                self.context_at(sequences, contexts, queries_of.start, first, seq_q);
             let lanes = lane..(lane + QUERIES).min(stride);
             for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
                 for ((out, c), sum) in out[lanes.clone()].iter_mut().zip(c).zip(&sums) {
@@ -458,8 +484,119 @@ impl Attention {
         }
     }
 
+    /// The contexts of one sequence and head, a tile by one call.
+    fn head_by_kernel(
+        &self,
+        kernel: &Kernel,
+        reads: &Reads<'_>,
+        sequences: &Sequences,
+        [item, head]: [usize; 2],
+        floats: &mut [f32],
+        contexts: &mut Pieces<'_, f32>,
+    ) {
+        let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
+        let memory = &sequences.memory;
+        let ([seq_q, seq_k], [d, dv]) = ([queries_of.len(), keys_of.len()], self.d);
+        if seq_q == 0 || dv == 0 {
+            return;
+        }
+        if seq_k == 0 {
+            (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
+            return;
+        }
+        let (operands, tile) = floats.split_at_mut(memory.queries.start);
+        let (keys, values) = operands.split_at_mut(memory.values.start);
+        let (queries, tile) = tile.split_at_mut(memory.queries.len());
+        let (scores, tile) = tile.split_at_mut(memory.scores.len());
+        let (result, tile) = tile.split_at_mut(memory.context.len());
+        let (mask, state) = tile.split_at_mut(memory.mask.len());
+        // Scores are to the base of 2. A mask that was finite stays so: keys that are all masked weigh the same.
+        let masked = self.masked_value * std::f32::consts::LOG2_E;
+        let masked = if self.masked_value.is_finite() {
+            masked.max(f32::MIN)
+        } else {
+            masked
+        };
+        self.fill_mask(reads, keys_of, masked, mask);
+        mask[seq_k..].fill(f32::NEG_INFINITY);
+        let features = |d: usize| head * d..(head + 1) * d;
+        let operand = |value: usize, shape: &PanelShape, d: usize, memory: &mut [f32]| {
+            panels_of(
+                reads.panels(value),
+                shape,
+                keys_of.clone(),
+                features(d),
+                memory,
+            )
+        };
+        let key_panels = operand(self.k, &self.shapes[1], d, keys);
+        let value_panels = operand(self.v, &self.shapes[2], dv, values);
+        let of_panels = |panels, memory| match panels {
+            Panels::Gathered(stride) => (memory, stride),
+            Panels::InPlace(x, stride) => (x, stride),
+        };
+        let (keys, values) = (
+            of_panels(key_panels, &*keys),
+            of_panels(value_panels, &*values),
+        );
+        let q = reads.panels(self.q);
+        for first in (0..seq_q).step_by(QUERIES) {
+            let n = QUERIES.min(seq_q - first);
+            let tokens = queries_of.start + first..queries_of.start + first + n;
+            let queries = match self.shapes[0].tile(tokens.clone(), features(d), QUERIES) {
+                Some((range, stride)) => (&q[range], stride),
+                None => {
+                    if n < QUERIES {
+                        queries.fill(0.0);
+                    }
+                    gather(q, &self.shapes[0], tokens, features(d), queries, QUERIES);
+                    (&*queries, QUERIES)
+                }
+            };
+            let tile = AttentionTile {
+                keys,
+                values,
+                n_keys: seq_k,
+                queries,
+                mask,
+                d: self.d,
+                scale: self.scale * std::f32::consts::LOG2_E,
+            };
+            let (out, lane, stride) =
+                self.context_at(sequences, contexts, queries_of.start, first, seq_q);
+            if lane + QUERIES <= stride {
+                kernel.attention_tile(&tile, scores, state, (&mut out[lane..], stride));
+                continue;
+            }
+            kernel.attention_tile(&tile, scores, state, (result, QUERIES));
+            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                out[lane..].copy_from_slice(&c[..stride - lane]);
+            }
+        }
+    }
+
+    /// Where the contexts of the tile that begins at query `first` of a sequence go: rows, the lane in them, and elements from
+    /// one to the next.
+    fn context_at<'a>(
+        &self,
+        sequences: &Sequences,
+        contexts: &'a mut Pieces<'_, f32>,
+        start: usize,
+        first: usize,
+        n_queries: usize,
+    ) -> (&'a mut [f32], usize, usize) {
+        if sequences.aligned {
+            let width = self.shapes[3].width;
+            let stride = self.shapes[3].stride((start + first) / width);
+            (contexts.piece(first / width), first % width, stride)
+        } else {
+            let stride = n_queries.next_multiple_of(QUERIES);
+            (contexts.piece(0), first, stride)
+        }
+    }
+
     /// What is added to the score of each key.
-    fn fill_mask(&self, reads: &Reads<'_>, keys: &Range<usize>, out: &mut [f32]) {
+    fn fill_mask(&self, reads: &Reads<'_>, keys: &Range<usize>, masked: f32, out: &mut [f32]) {
         let out = &mut out[..keys.len()];
         let Some(mask) = self.mask else {
             out.fill(0.0);
@@ -471,11 +608,7 @@ impl Attention {
         };
         let mask = reads.view(mask);
         for (key, out) in keys.clone().zip(out) {
-            *out = if seen(mask, key) {
-                0.0
-            } else {
-                self.masked_value
-            };
+            *out = if seen(mask, key) { 0.0 } else { masked };
         }
     }
 
@@ -598,15 +731,21 @@ impl Memory {
             end = (start + n).next_multiple_of(QUERIES);
             start..end
         };
-        let padded = rows(seq_k).next_multiple_of(QUERIES);
+        let padded = rows(seq_k).next_multiple_of(KEYS);
         Memory {
             keys: take(d * padded),
             values: take(rows(dv) * (padded + QUERIES)),
             queries: take(d * QUERIES),
-            scores: take(rows(seq_k) * QUERIES),
+            scores: take(padded * QUERIES),
             context: take(rows(dv) * QUERIES),
-            mask: take(seq_k),
+            mask: take(seq_k.next_multiple_of(KEYS)),
+            state: take(AttentionTile::STATE),
         }
+    }
+
+    /// Elements, with what may be lost to begin at a cache line.
+    fn len(&self) -> usize {
+        self.state.end + LINE
     }
 
     /// Elements from one feature of the keys to the next.
@@ -618,6 +757,47 @@ impl Memory {
     fn values_stride(&self, dv: usize) -> usize {
         self.values.len() / dv.next_multiple_of(ROWS)
     }
+}
+
+/// Keys or values of a head, in panels of [`KEYS`] tokens.
+enum Panels<'a> {
+    /// In thread memory; elements from one panel to the next.
+    Gathered(usize),
+    /// From the first panel on, and elements from one to the next.
+    InPlace(&'a [f32], usize),
+}
+
+/// Features of consecutive tokens in panels of [`KEYS`] tokens: as they are, or gathered into `memory`.
+fn panels_of<'a>(
+    x: &'a [f32],
+    shape: &PanelShape,
+    tokens: Range<usize>,
+    features: Range<usize>,
+    memory: &mut [f32],
+) -> Panels<'a> {
+    if tokens.len() <= IN_PLACE && shape.begins_panels_of(KEYS, &tokens) {
+        let first = shape.rows(tokens.start / KEYS, features.clone());
+        let last = shape.rows((tokens.end - 1) / KEYS, features);
+        return Panels::InPlace(&x[first.start..last.end], KEYS * shape.features);
+    }
+    let (start, n) = (tokens.start, features.len());
+    shape.for_each_run(tokens, |t, first, stride, len| {
+        let mut done = 0;
+        while done < len {
+            let (p, lane) = ((t - start + done) / KEYS, (t - start + done) % KEYS);
+            let of_panel = (len - done).min(KEYS - lane);
+            for (row, f) in features.clone().enumerate() {
+                let from = &x[first + done + f * stride..];
+                let to = &mut memory[(p * n + row) * KEYS + lane..];
+                match (to.first_chunk_mut::<KEYS>(), from.first_chunk::<KEYS>()) {
+                    (Some(to), Some(from)) if of_panel == KEYS => *to = *from,
+                    _ => to[..of_panel].copy_from_slice(&from[..of_panel]),
+                }
+            }
+            done += of_panel;
+        }
+    });
+    Panels::Gathered(n * KEYS)
 }
 
 /// Copies features of consecutive tokens out of panels: `out[feature][token]` with rows of `stride`.

@@ -143,6 +143,13 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 vl,
             ))
         }
+        KernelSpec::AttentionTile => {
+            let vl = features.vl(attention::QUERIES);
+            Ok(attention::tile_program(
+                format!("f32_attention_tile_v{vl}"),
+                vl,
+            ))
+        }
         KernelSpec::FmaProbe => {
             let vl = features.vl(16);
             Ok(probe::program(format!("f32_fma_probe_v{vl}"), vl))
