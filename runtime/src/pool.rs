@@ -1,7 +1,9 @@
 //! A fixed set of threads that run the tasks of a step.
 //!
-//! [`Pool::request`] takes the pool for one request; the [`Team`] that it gives runs parallel loops. Tasks are claimed one by
-//! one from a counter, so a thread that another process has pushed aside delays at most the task that it holds. What a
+//! [`Pool::request`] takes the pool for one request; the [`Team`] that it gives runs parallel loops. Of T threads, thread t begins
+//! with the tasks t, t + T, .., so that loop after loop it works on the same panels, which its own cache then holds, and goes on
+//! with those of others. Tasks are claimed one by one from counters, so a thread that another process has pushed aside delays
+//! at most the task that it holds. What a
 //! task computes depends on its index alone, never on the thread, so results have the same bits at any thread count.
 //!
 //! Between the loops of one request the workers spin for a short while; when it ends, or takes long between loops, they sleep.
@@ -41,8 +43,8 @@ pub(crate) struct Pool {
 
 struct Control {
     state: AtomicU64,
-    /// The next task to claim.
-    next: AtomicUsize,
+    /// For each thread, the next task to claim of those that it begins with.
+    next: Box<[Next]>,
     job: UnsafeCell<Job>,
     panicked: AtomicBool,
     /// A request holds the pool, so more loops will follow soon.
@@ -52,6 +54,10 @@ struct Control {
     sleep: Mutex<()>,
     wake: Condvar,
 }
+
+/// A counter in a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -73,7 +79,9 @@ impl Pool {
         let idle: &'static (dyn Fn(usize, usize) + Sync) = &|_, _| {};
         let control = Arc::new(Control {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            next: (0..threads.clamp(1, INSIDE as usize))
+                .map(|thread| Next(AtomicUsize::new(thread)))
+                .collect(),
             job: UnsafeCell::new(Job {
                 task: idle,
                 n_tasks: 0,
@@ -357,7 +365,9 @@ impl Control {
         // SAFETY: the caller holds the `busy` lock through its `Team`, the loop is closed and nobody is inside (the
         // previous `close` waited for that), so no other thread reads or writes `job`.
         unsafe { *self.job.get() = job }
-        self.next.store(0, Ordering::Relaxed);
+        for (thread, next) in self.next.iter().enumerate() {
+            next.0.store(thread, Ordering::Relaxed);
+        }
         let generation =
             (self.state.load(Ordering::Relaxed) & !(OPEN | INSIDE)).wrapping_add(GENERATION);
         self.state.store(generation | OPEN, Ordering::SeqCst);
@@ -382,18 +392,25 @@ impl Control {
 
     /// Claims and runs tasks until none is left. Does not unwind.
     fn run_tasks(&self, job: Job, thread: usize) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= job.n_tasks {
-                return;
-            }
-            // SAFETY: called by the caller of the loop, who borrows the closure, or by a worker inside the loop, which the
-            // caller waits for.
-            let task = unsafe { &*job.task };
-            if catch_unwind(AssertUnwindSafe(|| task(i, thread))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
-                self.next.store(job.n_tasks, Ordering::Relaxed);
-                return;
+        let n_threads = self.next.len();
+        // Its own tasks, then those of the others.
+        for turn in 0..n_threads {
+            let next = &self.next[(thread + turn) % n_threads].0;
+            loop {
+                let i = next.fetch_add(n_threads, Ordering::Relaxed);
+                if i >= job.n_tasks {
+                    break;
+                }
+                // SAFETY: called by the caller of the loop, who borrows the closure, or by a worker inside the loop, which
+                // the caller waits for.
+                let task = unsafe { &*job.task };
+                if catch_unwind(AssertUnwindSafe(|| task(i, thread))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                    for next in &self.next {
+                        next.0.store(job.n_tasks, Ordering::Relaxed);
+                    }
+                    return;
+                }
             }
         }
     }
