@@ -214,6 +214,8 @@ fn run(
                 x + (p * x_rows * panel * 4) as u64,
                 y + ((p * m.n + block.row0 as usize) * panel * 4) as u64,
                 bias + u64::from(block.row0) * 4,
+                weights,
+                0,
             ]);
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Matrix {
     n: usize,
     k: usize,
     row_blocks: Arc<[RowBlock]>,
+    /// Groups of each row block.
+    n_groups: Arc<[usize]>,
 }
 
 impl Matrix {
@@ -67,7 +69,15 @@ impl Matrix {
             &desc.row_blocks,
             packed,
         )?;
+        let n_groups = desc.row_blocks.iter().map(|block| {
+            let block = &packed[block.offset as usize..][..block.len as usize];
+            match desc.arithmetic {
+                Arithmetic::Float | Arithmetic::Singles => formats::n_groups(desc.format, block),
+                Arithmetic::Bytes | Arithmetic::Words => 0,
+            }
+        });
         Ok(Matrix {
+            n_groups: n_groups.collect(),
             bytes: Arc::clone(bytes),
             start,
             format: desc.format,
@@ -101,6 +111,17 @@ impl Matrix {
     /// The parts of the work.
     pub(crate) fn row_blocks(&self) -> &[RowBlock] {
         &self.row_blocks
+    }
+
+    /// What a kernel asks memory for while it computes block `i` with a panel, which is pass `pass` of `n_passes`: its share of the
+    /// bytes that follow the block, as an address, and the bytes by which each group moves on.
+    fn ahead(&self, i: usize, [pass, n_passes]: [usize; 2]) -> [u64; 2] {
+        let block = &self.row_blocks[i];
+        let following = self.row_blocks.get(i + 1).unwrap_or(block).len as usize;
+        let share = following / n_passes;
+        let step = share.checked_div(self.n_groups[i]).unwrap_or(0);
+        let start = self.block(i).as_ptr() as u64 + block.len;
+        [start + (pass * share) as u64, step.min(128) as u64]
     }
 
     /// The bytes of a row block.
@@ -165,7 +186,8 @@ impl Kernel {
 
     /// One row block times one panel: `y = w x + bias`.
     ///
-    /// `x` is `[k][panel]`, `y` and `bias` have the rows of the block.
+    /// `x` is `[k][panel]`, `y` and `bias` have the rows of the block. The panel is number `pass` of `n_passes` that this block is
+    /// multiplied with.
     ///
     /// # Panics
     /// If the sizes or the matrix are not those of this kernel.
@@ -173,6 +195,7 @@ impl Kernel {
         &self,
         matrix: &Matrix,
         block: usize,
+        passes: [usize; 2],
         x: &[f32],
         bias: &[f32],
         y: &mut [f32],
@@ -190,14 +213,18 @@ impl Kernel {
             "{}: sizes do not fit",
             self.name
         );
+        let [ahead, step] = matrix.ahead(block, passes);
         let args = [
             matrix.block(block).as_ptr() as u64,
             x.as_ptr() as u64,
             y.as_mut_ptr() as u64,
             bias.as_ptr() as u64,
+            ahead,
+            step,
         ];
         // SAFETY: the block was validated for this format and `k` (`Matrix::new`), so every address that the kernel forms
-        // lies in the block, in `k` rows of x, or in the block's rows of y and bias, whose lengths were just checked.
+        // lies in the block, in `k` rows of x, or in the block's rows of y and bias, whose lengths were just checked; from
+        // `ahead` on it only prefetches, which cannot fault.
         unsafe { self.call(&args) }
     }
 

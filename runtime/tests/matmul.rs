@@ -116,6 +116,8 @@ fn run(kernel: &Kernel, m: &PackedMatrix, panel: usize, x: &Aligned, bias: &[f32
             x.ptr(),
             y.ptr() + (row * panel * 4) as u64,
             address(&bias[row..]),
+            weights.ptr() + block.offset + block.len,
+            40,
         ]);
     }
     let start = y.start;

@@ -187,7 +187,8 @@ impl IntegerLinear {
                     (Some(kernel), None) => kernel.integer_matmul(matrix, block, x, y),
                     (Some(kernel), Some(s)) if s.widen.get(p).is_some() => {
                         let x = &singles[s.shape.panel(p)];
-                        kernel.matmul(matrix, block, x, &reads.zeros()[..n_rows], y);
+                        let bias = &reads.zeros()[..n_rows];
+                        kernel.matmul(matrix, block, [p, n_panels], x, bias, y);
                     }
                     (_, s) => {
                         let k = matrix.k();

@@ -108,7 +108,9 @@ impl Linear {
             let rows = rows.row0 as usize..(rows.row0 + rows.n_rows) as usize;
             let x = &x[self.x_shape.panel(p)];
             match self.matmul.get(p) {
-                Some(kernel) => kernel.matmul(matrix, block, x, &bias[rows.clone()], y),
+                Some(kernel) => {
+                    kernel.matmul(matrix, block, [p, n_panels], x, &bias[rows.clone()], y)
+                }
                 None => {
                     let w = shared.unpacked(self.matrix);
                     let w = &w[rows.start * matrix.k()..rows.end * matrix.k()];

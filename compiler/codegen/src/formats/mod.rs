@@ -226,6 +226,14 @@ pub fn pack_sparse(
     }
 }
 
+/// Groups that a kernel goes through in a valid row block of floats; 0 where it has none.
+pub fn n_groups(format: WeightFormat, block: &[u8]) -> usize {
+    match sparse::Kind::of(format) {
+        None => 0,
+        Some(_) => sparse::n_groups(block),
+    }
+}
+
 /// Proves that kernels may run on these bytes, which may come from anywhere.
 ///
 /// # Errors

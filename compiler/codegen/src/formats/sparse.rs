@@ -470,6 +470,15 @@ fn write_records(kind: Kind, bytes: &mut Vec<u8>, group: &Group, k0: usize) {
     }
 }
 
+/// Groups and singles of all k-blocks of a row block, which is valid.
+pub(super) fn n_groups(bytes: &[u8]) -> usize {
+    let word = |at: usize| u32_at(bytes, at).unwrap_or(0);
+    let entry = |i: usize| HEADER_BYTES + i * ENTRY_BYTES;
+    (0..word(0))
+        .map(|i| word(entry(i) + 4) + word(entry(i) + 8))
+        .sum()
+}
+
 pub(super) fn validate(
     kind: Kind,
     n_rows: usize,

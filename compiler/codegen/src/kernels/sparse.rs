@@ -1,6 +1,7 @@
 //! Sparse weights times one token panel: streams of records, two rows (or four consecutive ones) in flight.
 //!
-//! Arguments: row block, x panel, y at the block's first row, bias at the block's first row.
+//! Arguments: row block, x panel, y at the block's first row, bias at the block's first row; weights that are needed after
+//! this block, and by how many bytes each group moves on in asking for them.
 //!
 //! What makes these loops fast is that nothing is waited for: offsets of x are loaded one record ahead and peeled from
 //! one register, values are broadcast four at a time and splat from a register, output pointers are known one group
@@ -14,11 +15,14 @@ use crate::kir::{Addr, Builder, Program, Scalar, Vector, Width, at};
 /// Rows of the next k-block's x that each group asks for.
 const X_ROWS_AHEAD: i32 = 2;
 
+/// Cache lines of weights that each group asks memory for.
+const FAR_LINES: i32 = 2;
+
 pub(super) fn program(name: String, kind: Kind, tile: &Tile) -> Program {
     let mut b = Builder::new(name, tile.vl);
-    let [block, x, bias, entry, count] = [(); 5].map(|()| b.slot());
+    let [block, x, bias, entry, count, far, far_step] = [(); 7].map(|()| b.slot());
     let y = b.scalar();
-    for (i, s) in [block, x, y, bias].into_iter().enumerate() {
+    for (i, s) in [block, x, y, bias, far, far_step].into_iter().enumerate() {
         b.load_scalar(s, Width::B64, at(b.args(), i as i32 * 8));
     }
     b.free_scalar(b.args());
@@ -33,6 +37,8 @@ pub(super) fn program(name: String, kind: Kind, tile: &Tile) -> Program {
         bias,
         entry,
         count,
+        far,
+        far_step,
         offsets: scalars(kind.units_per_record()),
         peel: scalars(1)[0],
         xk: scalars(1)[0],
@@ -61,6 +67,9 @@ struct Sparse {
     /// Entry of the current k-block.
     entry: Scalar,
     count: Scalar,
+    /// What the next group asks memory for, and by how much it moves on.
+    far: Scalar,
+    far_step: Scalar,
     /// Offsets of x of the current record.
     offsets: Vec<Scalar>,
     /// Offsets of the next record, not taken apart yet; free for other uses between records.
@@ -232,8 +241,8 @@ impl Sparse {
         }
     }
 
-    /// Computes the next group's output pointers and asks for the outputs three groups ahead,
-    /// and for some of the next k-block's inputs.
+    /// Computes the next group's output pointers and asks for the outputs three groups ahead, for some of the next k-block's
+    /// inputs, and memory for some of the weights after this row block.
     fn look_ahead(&self, b: &mut Builder, chunk: Chunk) {
         let scale = self.tile.scale();
         for (i, &row) in self.next_rows.iter().enumerate() {
@@ -246,6 +255,12 @@ impl Sparse {
         }
         let rows = if self.kind == Kind::Outputs4 { 4 } else { 1 };
         let bytes = chunk.n_vectors as i32 * self.tile.vl as i32 * 4;
+        b.mov(self.peel, self.far);
+        for line in 0..FAR_LINES {
+            b.prefetch_far(at(self.peel, line * 64));
+        }
+        b.add_scalar(self.peel, self.far_step);
+        b.mov(self.far, self.peel);
         for i in 0..self.rows.len() {
             let ahead = (GROUPS_AHEAD * GROUP_BYTES + i * 4) as i32;
             b.load_scalar(self.peel, Width::B32, at(self.group, ahead));
