@@ -34,6 +34,8 @@ const K_BLOCK: usize = 192;
 /// beginning again at the first output.
 const K_BLOCK_OF_FEW: usize = 256;
 const FEW: f64 = 0.15;
+/// The same in output blocks: each column is used four times, and of a panel of 32 tokens half at once.
+const K_BLOCK_OF_FEW_OUTPUTS4: usize = 384;
 /// Row blocks are at most about this long: larger ones load x less often, and weights are read in order.
 const BLOCK_BYTES: usize = 576 << 10;
 /// Bytes that kernels may read past the last record.
@@ -322,7 +324,12 @@ pub(super) fn pack(
 ) -> PackedMatrix {
     let nnz = w.n_nonzero(0..n * k);
     let few = nnz as f64 <= FEW * (n * k) as f64;
-    let cuts = k_blocks(k, if few { K_BLOCK_OF_FEW } else { K_BLOCK });
+    let target = match kind {
+        Kind::Outputs4 if few => K_BLOCK_OF_FEW_OUTPUTS4,
+        _ if few => K_BLOCK_OF_FEW,
+        _ => K_BLOCK,
+    };
+    let cuts = k_blocks(k, target);
     // Row blocks of integers begin at multiples of four rows, so that what follows can put four features in one dword.
     let rows_per_strip = match arithmetic {
         Arithmetic::Float => kind.rows(),
