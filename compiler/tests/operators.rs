@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use lancet::CompileOptions;
 use lancet::lower::lower;
-use lancet::onnx::reads;
+use lancet::onnx::{reads, written_out};
 use lancet_artifact::StepKind;
 use lancet_ops::{
     Attribute, AttributeType, Attributes, DType, DefaultValue, Domain, Operator, Tensor,
@@ -103,6 +103,13 @@ fn tables() -> String {
             .expect("text grows");
         }
     }
+    let written_out: Vec<&str> = written_out().collect();
+    writeln!(
+        text,
+        "\nWritten out as other operators when they are read: {}.",
+        written_out.join(", ")
+    )
+    .expect("text grows");
     let missing: Vec<&str> = SPECIFICATION
         .split_whitespace()
         .filter(|onnx| *onnx != "If" && !OPSETS.into_iter().any(|o| reads("", onnx, o)))

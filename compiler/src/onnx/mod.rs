@@ -32,7 +32,7 @@ use lancet_ops::Tensor;
 use onnx_protobuf::{Message as _, ModelProto, TensorProto};
 
 pub use error::{ErrorKind, ImportError, ImportErrors};
-pub use ops::is_supported as reads;
+pub use ops::{is_supported as reads, written_out};
 
 use error::{Collector, Fault, Place};
 use external::ExternalFiles;

@@ -296,6 +296,156 @@ fn microsoft_quantized_add_is_written_out() {
     insta::assert_snapshot!(outcome(&model));
 }
 
+/// A model of one node of `com.microsoft` on quantized tensors of several shapes.
+fn microsoft_quantized(node: NodeProto) -> String {
+    let scales = ["s", "t"].map(|name| f32s(name, &[], &[0.5]));
+    let zeros = ["z", "w"].map(|name| raw(name, UINT8, &[], vec![128]));
+    let mut model = Model::new(17)
+        .input("a", UINT8, &[D::S("n"), D::N(2), D::N(3)])
+        .input("m", UINT8, &[D::S("n"), D::N(3)])
+        .input("c", onnx_protobuf::tensor_proto::DataType::BOOL, &[D::N(3)])
+        .tensor(raw("b", UINT8, &[3, 3], (0..9).collect()))
+        .tensor(raw("wide", UINT8, &[3, 9], (0..27).collect()))
+        .tensor(raw("tables", UINT8, &[4, 3], (0..12).collect()))
+        .tensor(raw("row", UINT8, &[3], vec![1, 2, 3]))
+        .tensor(f32s("bias", &[9], &[0.25; 9]))
+        .input("ids", INT64, &[D::S("n"), D::N(2)])
+        .input(
+            "past",
+            FLOAT,
+            &[D::N(2), D::S("n"), D::N(1), D::S("p"), D::N(3)],
+        );
+    for tensor in scales.into_iter().chain(zeros) {
+        model = model.tensor(tensor);
+    }
+    outcome(&model.node(in_domain("com.microsoft", node)).output("y"))
+}
+
+#[test]
+fn microsoft_quantized_operators_are_written_out() {
+    insta::assert_snapshot!(
+        [
+            microsoft_quantized(
+                node("QLinearSoftmax", "a s z t w", "y")
+                    .int("axis", 1)
+                    .int("opset", 12)
+            ),
+            microsoft_quantized(
+                node("QLinearSoftmax", "a s z t w", "y")
+                    .int("axis", 1)
+                    .int("opset", 13)
+            ),
+            microsoft_quantized(node("QLinearWhere", "c a s z a t w s z", "y")),
+            microsoft_quantized(
+                node("QLinearReduceMean", "a s z t w", "y")
+                    .ints("axes", &[1])
+                    .int("keepdims", 0)
+            ),
+            microsoft_quantized(
+                node("QLinearGlobalAveragePool", "a s z t w", "y").int("channels_last", 1)
+            ),
+            microsoft_quantized(
+                node("QGemm", "m s z b t w _ s z", "y")
+                    .float("alpha", 2.0)
+                    .int("transB", 1)
+            ),
+            microsoft_quantized(node("QGemm", "m s z b t w", "y")),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn microsoft_quantized_layers_are_written_out() {
+    insta::assert_snapshot!(
+        [
+            microsoft_quantized(
+                node("QAttention", "a wide bias s t _ z w", "y").int("num_heads", 1)
+            ),
+            microsoft_quantized(
+                node("QAttention", "a wide bias s t _ z w past", "_ y")
+                    .int("num_heads", 1)
+                    .int("unidirectional", 1)
+            ),
+            microsoft_quantized(
+                node("QAttention", "a wide bias s t", "y")
+                    .int("num_heads", 1)
+                    .int("do_rotary", 1)
+            ),
+            microsoft_quantized(
+                node(
+                    "QEmbedLayerNormalization",
+                    "ids _ tables tables _ row row _ s s _ t t z z _ w w",
+                    "y"
+                )
+                .float("epsilon", 0.5)
+            ),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn microsoft_operators_of_other_names_are_written_out() {
+    let model = |n: NodeProto| {
+        outcome(
+            &Model::new(17)
+                .input("x", FLOAT, &[D::S("n"), D::N(4)])
+                .input("image", FLOAT, &[D::S("n"), D::N(1), D::N(4)])
+                .tensor(f32s("kernel", &[1, 1, 3], &[1.0, 2.0, 3.0]))
+                .tensor(raw(
+                    "axis",
+                    onnx_protobuf::tensor_proto::DataType::INT32,
+                    &[],
+                    vec![1, 0, 0, 0],
+                ))
+                .node(in_domain("com.microsoft", n))
+                .output("y"),
+        )
+    };
+    insta::assert_snapshot!(
+        [
+            model(node("ExpandDims", "x axis", "y")),
+            model(node("Trilu", "x", "y").int("upper", 0)),
+            model(
+                node("FusedConv", "image kernel _ image", "y")
+                    .text("activation", "LeakyRelu")
+                    .with(AttributeProto {
+                        floats: vec![0.25],
+                        ..attribute("activation_params", AttributeType::FLOATS)
+                    })
+                    .ints("pads", &[1, 1])
+            ),
+            model(node("FusedConv", "image kernel", "y").text("activation", "Other")),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn matrices_of_a_few_bits_are_read() {
+    // One output of two blocks of two inputs: 1, 2 less 8 times 0.5, and 15, 0 less 3 times 2.
+    let model = |zeros: &str| {
+        outcome(
+            &Model::new(17)
+                .input("x", FLOAT, &[D::S("n"), D::N(4)])
+                .tensor(raw("w", UINT8, &[1, 2, 1], vec![0x21, 0x0f]))
+                .tensor(f32s("scales", &[2], &[0.5, 2.0]))
+                .tensor(raw("zeros", UINT8, &[1, 1], vec![0x38]))
+                .node(in_domain(
+                    "com.microsoft",
+                    node("MatMulNBits", &format!("x w scales {zeros}"), "y")
+                        .int("K", 4)
+                        .int("N", 1)
+                        .int("bits", 4)
+                        .int("block_size", 2),
+                ))
+                .output("y"),
+        )
+    };
+    insta::assert_snapshot!([model("zeros"), model("_"), model("scales"), model("x")].join("\n"));
+}
+
 #[test]
 fn domains_of_the_default_name_are_one() {
     let model = Model::new(13)

@@ -6,6 +6,7 @@
 
 mod axes;
 mod constant;
+mod microsoft;
 mod norm;
 mod quantize;
 mod softmax;
@@ -17,6 +18,8 @@ use lancet_ops::{Attribute, AttributeType, Attributes, Domain, Element, Operator
 
 use super::attributes::dtype_name;
 use super::error::{Fault, Faults};
+
+pub use microsoft::written_out;
 
 /// A node of the file with its operands found.
 #[derive(Debug)]
@@ -41,7 +44,8 @@ pub(crate) fn is_known(domain: &str, op: &str) -> bool {
 
 /// True if nodes of this operator are read from models of this opset, attributes and types aside.
 pub fn is_supported(domain: &str, op: &str, opset: i64) -> bool {
-    let known = is_known(domain, op) || (domain == "com.microsoft" && quantize::is_known(op));
+    let known =
+        is_known(domain, op) || (domain == "com.microsoft" && microsoft::rule(op).is_some());
     let is_old = domain.is_empty() && opset < 7;
     known && (!is_old || OLD.iter().any(|o| o.0 == op && o.1 <= opset))
 }
@@ -133,9 +137,9 @@ pub(crate) fn add(graph: &mut Graph, call: Call<'_>) -> Results {
     }
     let mut l = Lowering { graph, call };
     if l.call.domain == "com.microsoft" {
-        return match l.call.op {
-            op if quantize::is_known(op) => quantize::decompose(l),
-            _ => l.finish(),
+        return match microsoft::rule(l.call.op) {
+            Some(rule) => rule(l),
+            None => l.finish(),
         };
     }
     match l.call.op {
@@ -323,6 +327,24 @@ impl Lowering<'_, '_> {
             None => Ok(None),
             Some(Attribute::Float(v)) => Ok(Some(v)),
             Some(other) => Err(wrong_type(name, &other, "Float")),
+        }
+    }
+
+    /// Takes a string out of the node.
+    pub(crate) fn take_str(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.call.attributes.remove(name) {
+            None => Ok(None),
+            Some(Attribute::Str(v)) => Ok(Some(v)),
+            Some(other) => Err(wrong_type(name, &other, "Str")),
+        }
+    }
+
+    /// Takes a list of floats out of the node.
+    pub(crate) fn take_floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, Fault> {
+        match self.call.attributes.remove(name) {
+            None => Ok(None),
+            Some(Attribute::Floats(v)) => Ok(Some(v)),
+            Some(other) => Err(wrong_type(name, &other, "Floats")),
         }
     }
 
