@@ -219,6 +219,16 @@ fn scatter(call: &Call<'_>, places: &[usize], inner: usize) -> OpResult {
     if call.str("reduction") == "none" {
         return with_elements!(x.data(), v => write(call, v, places, inner, |_, u| u));
     }
+    if let Some(v) = x.as_slice::<bool>() {
+        let f: fn(bool, bool) -> bool = match call.str("reduction") {
+            "add" | "max" => |a, b| a | b,
+            "mul" | "min" => |a, b| a & b,
+            other => {
+                return Err(call.attribute_error("reduction", format!("unknown value `{other}`")));
+            }
+        };
+        return write(call, v, places, inner, f);
+    }
     for_number!(x.dtype(), T => reduce::<T>(call, places, inner), else Err(call.dtype_error(0, x.dtype())))
 }
 

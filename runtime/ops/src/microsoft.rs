@@ -3,7 +3,7 @@
 use crate::attention::{Heads, attend, tensor};
 use crate::call::{Call, OpResult, OpResults};
 use crate::cast::{from_f64, to_numbers, with_data};
-use crate::layout::{expand, expect_broadcasts_to, permute, zip_broadcast};
+use crate::layout::{expand, expect_broadcasts_to, permute, product, zip_broadcast};
 use crate::matmul::{Matrix, gemm_with, matmul_views, multiply};
 use crate::norm::{moments, reals, softmax_in_place};
 use crate::number::sum_f64;
@@ -134,12 +134,9 @@ fn normalized(
     is_simple: bool,
 ) -> OpResults {
     let epsilon = f64::from(call.float("epsilon"));
-    if gamma.is_empty() {
-        return Err(call.shape_error("nothing to normalise"));
-    }
     let mut y = sum.clone();
     let (mut means, mut inverses) = (Vec::new(), Vec::new());
-    for row in y.chunks_exact_mut(gamma.len()) {
+    for row in y.chunks_exact_mut(gamma.len().max(1)) {
         let (mean, spread) = if is_simple {
             (0.0, sum_f64(row.iter().map(|v| v * v)) / row.len() as f64)
         } else {
@@ -152,6 +149,9 @@ fn normalized(
         means.push(mean);
         inverses.push(inverse);
     }
+    // The mean of no elements is 0/0.
+    means.resize(product(kept), f64::NAN);
+    inverses.resize(product(kept), f64::NAN);
     let mut full = kept.to_vec();
     if let Some(last) = full.last_mut() {
         *last = gamma.len();

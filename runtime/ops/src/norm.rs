@@ -95,14 +95,11 @@ pub(crate) fn layer_normalization(call: &Call<'_>) -> OpResults {
     let mut kept = outer.to_vec();
     kept.resize(x.rank(), 1);
     call.size(&kept, DType::F64)?;
-    if n == 0 {
-        return Err(call.shape_error("nothing to normalise"));
-    }
     let scale = parameter(call, 1, inner, 1.0)?;
     let bias = parameter(call, 2, inner, 0.0)?;
     let mut data = reals(call, 0)?;
     let (mut means, mut inverses) = (Vec::new(), Vec::new());
-    for row in data.chunks_exact_mut(n) {
+    for row in data.chunks_exact_mut(n.max(1)) {
         let (mean, variance) = moments(row);
         let inverse = 1.0 / (variance + epsilon).sqrt();
         for ((v, s), b) in row.iter_mut().zip(&scale).zip(&bias) {
@@ -111,6 +108,9 @@ pub(crate) fn layer_normalization(call: &Call<'_>) -> OpResults {
         means.push(mean);
         inverses.push(inverse);
     }
+    // The mean of no elements is 0/0.
+    means.resize(product(&kept), f64::NAN);
+    inverses.resize(product(&kept), f64::NAN);
     let statistic = |v: &[f64]| {
         Tensor::try_new(kept.clone(), from_f64(v, stash))
             .ok_or_else(|| call.shape_error("sizes disagree"))
@@ -131,13 +131,10 @@ pub(crate) fn rms_normalization(call: &Call<'_>) -> OpResults {
     let mut kept = outer.to_vec();
     kept.resize(x.rank(), 1);
     call.size(&kept, DType::F64)?;
-    if n == 0 {
-        return Err(call.shape_error("nothing to normalise"));
-    }
     let scale = parameter(call, 1, inner, 1.0)?;
     let mut data = reals(call, 0)?;
     let mut inverses = Vec::new();
-    for row in data.chunks_exact_mut(n) {
+    for row in data.chunks_exact_mut(n.max(1)) {
         let mean_square = sum_f64(row.iter().map(|v| v * v)) / n as f64;
         let inverse = 1.0 / (mean_square + epsilon).sqrt();
         for (v, s) in row.iter_mut().zip(&scale) {
@@ -145,6 +142,8 @@ pub(crate) fn rms_normalization(call: &Call<'_>) -> OpResults {
         }
         inverses.push(inverse);
     }
+    // The mean of no elements is 0/0.
+    inverses.resize(product(&kept), f64::NAN);
     let inverse = Tensor::try_new(kept, from_f64(&inverses, stash))
         .ok_or_else(|| call.shape_error("sizes disagree"))?;
     Ok(vec![

@@ -322,6 +322,44 @@ fn scatter_applies_repeated_indices_in_order() {
 }
 
 #[test]
+fn scatter_reduces_booleans() {
+    let (x, ids) = (vector(&[true, false, false]), vector(&[0i64, 1, 1]));
+    let updates = vector(&[false, false, true]);
+    let by = |reduction: &str| {
+        one(
+            Operator::ScatterElements,
+            &text("reduction", reduction),
+            &[&x, &ids, &updates],
+        )
+    };
+    for (reduction, expected) in [
+        ("add", [true, true, false]),
+        ("max", [true, true, false]),
+        ("mul", [false, false, false]),
+        ("min", [false, false, false]),
+    ] {
+        assert_eq!(by(reduction), vector(&expected), "{reduction}");
+    }
+}
+
+#[test]
+fn norms_of_no_features_have_no_elements() {
+    let x = Tensor::new([2, 0], Vec::<f32>::new());
+    let scale = Tensor::new([0], Vec::<f32>::new());
+    let found = results(Operator::LayerNormalization, &none(), &[&x, &scale], 3);
+    let [y, mean, inverse] = <[Tensor; 3]>::try_from(found.unwrap_or_else(|e| panic!("{e}")))
+        .unwrap_or_else(|v| panic!("{} results", v.len()));
+    assert_eq!(y, x);
+    for statistic in [mean, inverse] {
+        assert_eq!(statistic.shape(), [2, 1]);
+        assert!(statistic.view().to_f64_vec().iter().all(|v| v.is_nan()));
+    }
+    assert_eq!(one(Operator::RMSNormalization, &none(), &[&x, &scale]), x);
+    let skip = Operator::MsSkipLayerNormalization;
+    assert_eq!(one(skip, &none(), &[&x, &x, &scale]), x);
+}
+
+#[test]
 fn pad_repeats_and_crops() {
     let x = vector(&[1i32, 2, 3]);
     let pad = |mode: &str, before: i64, after: i64| {
