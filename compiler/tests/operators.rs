@@ -241,6 +241,10 @@ fn particular(op: Operator, dtype: DType) -> Option<Vec<Tensor>> {
     let scalar = || f32s(&[]);
     let u8s = |shape: &[usize]| ones(DType::U8, shape);
     Some(match op {
+        Operator::Resize => {
+            let region = Tensor::new([0], Vec::<f32>::new());
+            vec![of(&[2]), region, Tensor::new([1], vec![2.0f32])]
+        }
         Operator::Einsum => vec![of(&[2, 2]), of(&[2, 2])],
         Operator::LSTM => vec![of(&[1, 1, 1]), of(&[1, 4, 1]), of(&[1, 4, 1])],
         Operator::GRU => vec![of(&[1, 1, 1]), of(&[1, 3, 1]), of(&[1, 3, 1])],

@@ -49,7 +49,7 @@ fn opsets() {
             one(0, node("Relu", "x", "y")),
             one(6, node("Add", "x x", "y").int("broadcast", 1)),
             one(4, node("Reshape", "x", "y").ints("shape", &[6])),
-            one(13, node("Upsample", "x", "y")),
+            one(13, node("LpPool", "x", "y")),
             one(13, node("Loop", "x", "y")),
         ]
         .join("\n")

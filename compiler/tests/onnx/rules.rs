@@ -113,6 +113,31 @@ fn top_k_attribute_becomes_operand() {
 }
 
 #[test]
+fn old_resizes_take_scales_as_third_operand() {
+    let model = |opset: i64, node: NodeProto| {
+        let model = Model::new(opset)
+            .input("x", FLOAT, &[D::N(2), D::S("n")])
+            .tensor(f32s("s", &[2], &[1.0, 2.0]));
+        outcome(&model.node(node).output("y"))
+    };
+    insta::assert_snapshot!(
+        [
+            model(
+                7,
+                node("Upsample", "x", "y").with(AttributeProto {
+                    floats: vec![1.0, 2.0],
+                    ..attribute("scales", AttributeType::FLOATS)
+                })
+            ),
+            model(9, node("Upsample", "x s", "y").text("mode", "linear")),
+            model(10, node("Resize", "x s", "y")),
+            model(13, node("Resize", "x _ s", "y")),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
 fn clip_attributes_become_operands() {
     insta::assert_snapshot!(
         [

@@ -4,7 +4,7 @@ use crate::call::{Call, OpResult, OpResults};
 use crate::{
     Attributes, OpError, Operator, Tensor, TensorView, attention, binary, cast, conv, dft, einsum,
     elementwise, generate, index, lancet, matmul, microsoft, norm, packed, pool, quant, reduce,
-    rnn, shape, unary,
+    resize, rnn, shape, unary,
 };
 
 /// Evaluates `op` on `operands`; `None` is an absent optional operand. Gives `n_results` results.
@@ -112,6 +112,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::Slice => one(shape::slice(call)),
         Operator::DepthToSpace => one(shape::depth_to_space(call)),
         Operator::SpaceToDepth => one(shape::space_to_depth(call)),
+        Operator::Resize => one(resize::resize(call)),
         Operator::ReverseSequence => one(shape::reverse_sequence(call)),
         Operator::Gather => one(index::gather(call)),
         Operator::GatherElements => one(index::gather_elements(call)),

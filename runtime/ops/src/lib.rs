@@ -35,6 +35,7 @@ mod packed;
 mod pool;
 mod quant;
 mod reduce;
+mod resize;
 mod rnn;
 mod shape;
 pub mod special;

@@ -279,6 +279,17 @@ operators! {
         blocksize: Int = Required,
         mode: Str = Str("DCR"),
     },
+    Resize "resize" Onnx "Resize" (1, 4) (1, 1) {
+        antialias: Int = Int(0),
+        axes: Ints = Optional,
+        coordinate_transformation_mode: Str = Str("half_pixel"),
+        cubic_coeff_a: Float = Float(-0.75),
+        exclude_outside: Int = Int(0),
+        extrapolation_value: Float = Float(0.0),
+        keep_aspect_ratio_policy: Str = Str("stretch"),
+        mode: Str = Str("nearest"),
+        nearest_mode: Str = Str("round_prefer_floor"),
+    },
     ReverseSequence "reverse_sequence" Onnx "ReverseSequence" (2, 2) (1, 1) {
         batch_axis: Int = Int(1),
         time_axis: Int = Int(0),

@@ -360,6 +360,61 @@ fn norms_of_no_features_have_no_elements() {
 }
 
 #[test]
+fn resize_interpolates_between_neighbours() {
+    let none_given = Tensor::new([0], Vec::<f32>::new());
+    let resize = |attributes: Attributes, x: &[f32], size: i64| {
+        let sizes = vector(&[size]);
+        let operands = [&vector(x), &none_given, &none_given, &sizes];
+        one(Operator::Resize, &attributes, &operands)
+    };
+    let mode = |mode: &str| text("mode", mode);
+    let places = |attributes: Attributes, places: &str| {
+        let places = Attribute::Str(places.to_owned());
+        attributes.with("coordinate_transformation_mode", places)
+    };
+    let x = [0.0, 8.0];
+    assert_eq!(
+        resize(mode("linear"), &x, 4),
+        vector(&[0.0f32, 2.0, 6.0, 8.0])
+    );
+    assert_eq!(
+        resize(places(mode("linear"), "align_corners"), &x, 5),
+        vector(&[0.0f32, 2.0, 4.0, 6.0, 8.0])
+    );
+    assert_eq!(
+        resize(places(mode("nearest"), "asymmetric"), &x, 4),
+        vector(&[0.0f32, 0.0, 8.0, 8.0])
+    );
+    // The kernel becomes wider where there are fewer elements in the result.
+    let narrow = mode("linear").with("antialias", Attribute::Int(1));
+    assert_eq!(resize(narrow, &[0.0, 8.0, 8.0, 0.0], 1), vector(&[3.5f32]));
+    assert_eq!(resize(mode("linear"), &[], 0), vector::<f32>(&[]));
+    // Cubic kernels overshoot; without what lies outside, the others weigh more.
+    assert_eq!(resize(mode("cubic"), &x, 2), vector(&x));
+}
+
+#[test]
+fn resize_of_integers_copies_or_rounds() {
+    let none_given = Tensor::new([0], Vec::<f32>::new());
+    let scales = vector(&[2.0f32]);
+    let far = vector(&[i64::MAX, i64::MIN]);
+    let operands = [&far, &none_given, &scales];
+    assert_eq!(
+        one(Operator::Resize, &none(), &operands),
+        vector(&[i64::MAX, i64::MAX, i64::MIN, i64::MIN])
+    );
+    let bytes = vector(&[0u8, 255]);
+    assert_eq!(
+        one(
+            Operator::Resize,
+            &text("mode", "linear"),
+            &[&bytes, &none_given, &scales]
+        ),
+        vector(&[0u8, 64, 191, 255])
+    );
+}
+
+#[test]
 fn pad_repeats_and_crops() {
     let x = vector(&[1i32, 2, 3]);
     let pad = |mode: &str, before: i64, after: i64| {

@@ -187,6 +187,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::Split => return shape::split(call),
         O::DepthToSpace => shape::depth_to_space(call),
         O::SpaceToDepth => shape::space_to_depth(call),
+        O::Resize => shape::resize(call),
         O::Slice => index::slice(call),
         O::Gather => index::gather(call),
         O::GatherElements => index::gather_elements(call),

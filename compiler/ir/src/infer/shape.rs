@@ -273,6 +273,32 @@ pub(super) fn tile(call: &mut Call<'_>) -> One {
     Ok(value(x.ty.dtype, shape, elements))
 }
 
+/// `Resize`. Scales are not whole numbers: what they give is known when the operator has run.
+pub(super) fn resize(call: &mut Call<'_>) -> One {
+    let x = call.operand(0)?;
+    let mut shape = x.ty.shape.clone();
+    call.expect(1, Class::Float)?;
+    call.expect(2, Class::Float)?;
+    call.expect(3, Class::Integer)?;
+    let axes = match call.ints("axes") {
+        Some(axes) => call.normalize_axes(axes, shape.len())?,
+        None => (0..shape.len()).collect(),
+    };
+    let sizes = match call.known(3) {
+        Some(known) if known.elements.len() == axes.len() => Some(known.elements.to_vec()),
+        _ => None,
+    };
+    let is_stretched = call.str("keep_aspect_ratio_policy") == "stretch";
+    for (i, &axis) in axes.iter().enumerate() {
+        let size = sizes
+            .as_ref()
+            .filter(|_| is_stretched)
+            .map(|s| s[i].clone());
+        shape[axis] = call.or_fresh(size);
+    }
+    Ok(value(x.ty.dtype, shape, None))
+}
+
 /// `Transpose`; without `perm`, the dimensions are reversed.
 pub(super) fn transpose(call: &Call<'_>) -> One {
     let x = call.operand(0)?;

@@ -126,6 +126,15 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
             let repeats = r.integers(&[shape.len()], 0, 3);
             Case::new(vec![r.tensor(DType::I64, &shape), repeats]).sizes()
         }
+        O::Resize => {
+            let shape: Vec<usize> = (0..1 + r.below(3)).map(|_| r.positive()).collect();
+            let mode = *r.pick(&["nearest", "linear", "cubic"]);
+            let mut case = Case::new(vec![f32s(r, &shape), r.integers(&[shape.len()], 0, 4)])
+                .str("mode", mode)
+                .sizes();
+            case.operands.splice(1..1, [None, None]);
+            case
+        }
         O::Transpose => transpose(r),
         O::Concat => concat(r),
         O::Split => split(r),

@@ -128,3 +128,22 @@ fn scalar_like(
         other => return Err(Fault::DType(other.to_string())),
     })
 }
+
+/// `scales` from an attribute (`Upsample` before 9) or from operand 1 (before 11) to operand 2. Places were not yet those of
+/// the middle of an element.
+pub(super) fn resize(mut l: Lowering<'_, '_>) -> Results {
+    let x = l.required(0)?;
+    let scales = match l.take_floats("scales")? {
+        Some(scales) => l.constant("scales", vec![scales.len()], scales),
+        None => l.required(1)?,
+    };
+    l.call.operands = vec![Some(x), None, Some(scales)];
+    for (name, value) in [
+        ("coordinate_transformation_mode", "asymmetric"),
+        ("nearest_mode", "floor"),
+    ] {
+        let value = Attribute::Str(value.to_owned());
+        l.call.attributes.set(name, value);
+    }
+    l.finish()
+}

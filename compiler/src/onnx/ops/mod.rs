@@ -54,6 +54,7 @@ pub fn is_supported(domain: &str, op: &str, opset: i64) -> bool {
 fn operator(domain: &str, op: &str) -> Option<Operator> {
     match (domain, op) {
         ("", "Scatter") => Some(Operator::ScatterElements),
+        ("", "Upsample") => Some(Operator::Resize),
         // ONNX Runtime's optimizer writes these to domains that do not define them.
         ("", "SimplifiedLayerNormalization") => Some(Operator::MsSimplifiedLayerNormalization),
         ("com.microsoft", "TransposeMatMul") => Some(Operator::MsFusedMatMul),
@@ -153,6 +154,7 @@ pub(crate) fn add(graph: &mut Graph, call: Call<'_>) -> Results {
         "TopK" => axes::top_k(l),
         "Clip" => axes::clip(l),
         "DFT" => axes::dft(l),
+        "Resize" | "Upsample" if l.call.opset < 11 || l.call.op == "Upsample" => axes::resize(l),
         "Dropout" => norm::dropout(l),
         "BatchNormalization" => norm::batch_normalization(l),
         "GroupNormalization" => norm::group_normalization(l),
