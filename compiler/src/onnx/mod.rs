@@ -233,6 +233,10 @@ fn build<'a>(
         }
         match scope.lookup(name) {
             Some(Binding::Value(value)) => walk.graph.add_output(name, value),
+            Some(Binding::Sequence(_)) => {
+                let fault = Fault::unsupported("only tensors are supported, found a sequence");
+                walk.errors.add(&place, fault);
+            }
             Some(Binding::Failed | Binding::Absent) => {}
             None => walk
                 .errors

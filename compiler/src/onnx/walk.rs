@@ -16,6 +16,7 @@ use onnx_protobuf::{
 
 use super::attributes::{self, NodeAttributes};
 use super::error::{Collector, Fault, Faults, Place};
+use super::ops::sequence::{self, Item};
 use super::ops::{self, Call};
 use super::order::Order;
 use super::tensor::TensorReader;
@@ -26,9 +27,11 @@ use sparse::Sparse;
 const MAX_DEPTH: usize = 32;
 
 /// What a name stands for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Binding {
     Value(Value),
+    /// A list of values, which operators on sequences take apart.
+    Sequence(Arc<[Value]>),
     /// An optional input of a function that its call leaves out.
     Absent,
     /// A result of a node that has been reported, or that depends on one.
@@ -70,7 +73,7 @@ impl Scope<'_> {
         let mut scope = Some(self);
         while let Some(s) = scope {
             if let Some(binding) = s.values.get(name) {
-                return Some(*binding);
+                return Some(binding.clone());
             }
             scope = s.parent;
         }
@@ -150,6 +153,19 @@ impl<'a> Walk<'a> {
         }
         for &index in &plan.order {
             let node = &nodes[index];
+            if is_of_sequences(node, scope) {
+                let binding = self.sequence(node, scope).unwrap_or_else(|faults| {
+                    let place = place(node, scope);
+                    for fault in faults.0 {
+                        self.errors.add(&place, fault);
+                    }
+                    Binding::Failed
+                });
+                if let Some(output) = node.output.first().filter(|o| !o.is_empty()) {
+                    scope.bind(output, binding);
+                }
+                continue;
+            }
             let results = match self.operands(node, scope) {
                 Ok(None) => {
                     // Nothing else can be said of a node without its operands.
@@ -274,6 +290,11 @@ impl<'a> Walk<'a> {
                 match scope.lookup(name) {
                     Some(Binding::Value(v)) => Some(v),
                     Some(Binding::Absent) => None,
+                    Some(Binding::Sequence(_)) => {
+                        return Err(Fault::unsupported(format!(
+                            "operand `{name}` is a sequence"
+                        )));
+                    }
                     Some(Binding::Failed) => {
                         failed = true;
                         None
@@ -285,6 +306,42 @@ impl<'a> Walk<'a> {
             });
         }
         Ok((!failed).then_some(operands))
+    }
+
+    /// What a node that takes or gives a sequence stands for.
+    fn sequence(&mut self, node: &'a NodeProto, scope: &Scope<'_>) -> Result<Binding, Faults> {
+        let mut items = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            items.push(match scope.lookup(name) {
+                _ if name.is_empty() => None,
+                Some(Binding::Value(value)) => Some(Item::Tensor(value)),
+                Some(Binding::Sequence(parts)) => Some(Item::Sequence(parts)),
+                Some(Binding::Absent) => None,
+                Some(Binding::Failed) => return Ok(Binding::Failed),
+                None => {
+                    return Err(Fault::invalid(format!("operand `{name}` is not defined")).into());
+                }
+            });
+        }
+        let attributes = attributes::read(
+            &node.attribute,
+            scope.formal.as_ref(),
+            &mut self.reader,
+            self.options.max_dense_bytes,
+        )?;
+        let call = Call {
+            op: &node.op_type,
+            domain: "",
+            opset: scope.opsets.get("").copied().unwrap_or(1),
+            name: format!("{}{}", scope.prefix, name_of(node)),
+            operands: Vec::new(),
+            used: Vec::new(),
+            attributes: attributes.values,
+        };
+        Ok(match sequence::add(&mut self.graph, call, &items)? {
+            Item::Tensor(value) => Binding::Value(value),
+            Item::Sequence(parts) => Binding::Sequence(parts),
+        })
     }
 
     fn bind_results(&self, node: &NodeProto, results: &[Option<Value>], scope: &mut Scope<'_>) {
@@ -517,6 +574,15 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// True for operators on sequences, and for a copy of one.
+fn is_of_sequences(node: &NodeProto, scope: &Scope<'_>) -> bool {
+    let is_copy = || {
+        let operand = node.input.first().and_then(|name| scope.lookup(name));
+        node.op_type == "Identity" && matches!(operand, Some(Binding::Sequence(_)))
+    };
+    domain(&node.domain).is_empty() && (sequence::is_known(&node.op_type) || is_copy())
+}
+
 /// The constants of a branch; their elements stay in the file until they are read.
 fn initializers_of(graph: &GraphProto) -> Vec<Initializer> {
     let dense = graph
@@ -554,6 +620,10 @@ fn results(
         } else {
             match inner.lookup(name) {
                 Some(Binding::Value(v)) => Some(v),
+                Some(Binding::Sequence(_)) => {
+                    let message = format!("result `{name}` of its body is a sequence");
+                    return Err(Fault::unsupported(message).into());
+                }
                 Some(Binding::Absent | Binding::Failed) => None,
                 None => {
                     return Err(Fault::invalid(format!(

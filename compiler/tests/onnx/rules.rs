@@ -79,6 +79,54 @@ fn split_states_its_parts() {
 }
 
 #[test]
+fn sequences_are_taken_apart() {
+    let model = |nodes: Vec<NodeProto>| {
+        let mut model = Model::new(13)
+            .input("x", FLOAT, &[D::S("n"), D::N(5)])
+            .input("i", INT64, &[])
+            .tensor(i64s("one", &[], &[1]))
+            .tensor(i64s("two", &[], &[2]))
+            .tensor(i64s("back", &[], &[-1]))
+            .tensor(i64s("sizes", &[2], &[1, 4]));
+        for node in nodes {
+            model = model.node(node);
+        }
+        outcome(&model.output("y"))
+    };
+    let split = |operands: &str| node("SplitToSequence", operands, "s").int("axis", -1);
+    let at = |position: &str| node("SequenceAt", &format!("s {position}"), "y");
+    insta::assert_snapshot!(
+        [
+            model(vec![split("x two"), at("back")]),
+            model(vec![split("x sizes"), at("one")]),
+            model(vec![split("x").int("keepdims", 0), at("two")]),
+            model(vec![
+                node("SequenceEmpty", "", "e"),
+                node("SequenceInsert", "e x", "f"),
+                node("Relu", "x", "r"),
+                node("SequenceInsert", "f r back", "g"),
+                node("Identity", "g", "h"),
+                node("ConcatFromSequence", "h", "y")
+                    .int("axis", 1)
+                    .int("new_axis", 1),
+            ]),
+            model(vec![
+                node("SequenceConstruct", "x x x", "s"),
+                node("SequenceErase", "s one", "t"),
+                node("SequenceLength", "t", "y"),
+            ]),
+            model(vec![split("x i"), at("one")]),
+            model(vec![split("x sizes"), at("i")]),
+            model(vec![split("x sizes"), at("two")]),
+            model(vec![split("x sizes"), node("Relu", "s", "y")]),
+            model(vec![split("x sizes"), node("Identity", "s", "y")]),
+            model(vec![node("SplitToSequence", "x one", "s"), at("one")]),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
 fn slice_attributes_become_operands() {
     let slice = node("Slice", "x", "y")
         .ints("starts", &[0, 1])

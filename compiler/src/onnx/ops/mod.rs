@@ -9,6 +9,7 @@ mod constant;
 mod microsoft;
 mod norm;
 mod quantize;
+pub(crate) mod sequence;
 mod softmax;
 
 use std::sync::Arc;
@@ -39,7 +40,9 @@ pub(crate) type Results = Result<Vec<Option<Value>>, Faults>;
 
 /// True if an operator of this name is known in some opset.
 pub(crate) fn is_known(domain: &str, op: &str) -> bool {
-    operator(domain, op).is_some() || op == "Constant"
+    operator(domain, op).is_some()
+        || op == "Constant"
+        || (domain.is_empty() && sequence::is_known(op))
 }
 
 /// True if nodes of this operator are read from models of this opset, attributes and types aside.
