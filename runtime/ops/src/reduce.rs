@@ -115,7 +115,10 @@ pub(crate) fn arg_extreme(call: &Call<'_>) -> OpResult {
         let x = call.operand(0)?;
         let axis = call.axis("axis", x.rank())?;
         let shape = reduced_shape(call, x.shape(), &[axis]);
-        call.size(&shape, DType::I64)?;
+        let size = call.size(&shape, DType::I64)?;
+        if size == 0 {
+            return call.tensor(&shape, Vec::<i64>::new());
+        }
         if x.shape()[axis] == 0 {
             return Err(call.shape_error("there is no extreme of nothing"));
         }

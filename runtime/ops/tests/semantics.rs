@@ -322,6 +322,15 @@ fn scatter_applies_repeated_indices_in_order() {
 }
 
 #[test]
+fn extremes_of_no_rows_have_no_places() {
+    let x = Tensor::new([0, 0], Vec::<f32>::new());
+    let places = one(Operator::ArgMax, &int("axis", -1), &[&x]);
+    assert_eq!(places, Tensor::new([0, 1], Vec::<i64>::new()));
+    let x = Tensor::new([2, 0], Vec::<f32>::new());
+    error(Operator::ArgMax, &int("axis", -1), &[&x]);
+}
+
+#[test]
 fn scatter_reduces_booleans() {
     let (x, ids) = (vector(&[true, false, false]), vector(&[0i64, 1, 1]));
     let updates = vector(&[false, false, true]);
