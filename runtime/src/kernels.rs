@@ -1,7 +1,9 @@
 //! The kernels of a model: emitted when sizes first ask for them, then shared by all its sessions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lancet_artifact::KernelSpec;
 use lancet_codegen::CpuFeatures;
@@ -15,6 +17,8 @@ pub(crate) struct KernelCache {
     features: Option<CpuFeatures>,
     /// A kernel that could not be emitted is `None`; its steps run their portable form.
     compiled: Mutex<HashMap<KernelSpec, Option<Kernel>>>,
+    /// Time that emitting took so far.
+    nanoseconds: AtomicU64,
 }
 
 /// Whether steps run emitted kernels.
@@ -36,6 +40,7 @@ impl KernelCache {
                 Kernels::Portable => None,
             },
             compiled: Mutex::default(),
+            nanoseconds: AtomicU64::new(0),
         }
     }
 
@@ -56,6 +61,7 @@ impl KernelCache {
             return;
         }
         let _span = tracing::debug_span!("emit", n_kernels = missing.len()).entered();
+        let start = Instant::now();
         match compile(&missing, features) {
             Ok(kernels) => compiled.extend(kernels.into_iter().map(|(s, k)| (s, Some(k)))),
             Err(_) => {
@@ -72,6 +78,16 @@ impl KernelCache {
                 }
             }
         }
+        let nanoseconds = start.elapsed().as_nanos() as u64;
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// Kernels emitted so far, and the time it took.
+    pub(crate) fn emitted(&self) -> (usize, Duration) {
+        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let n_kernels = compiled.values().flatten().count();
+        let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
+        (n_kernels, Duration::from_nanos(nanoseconds))
     }
 
     /// The kernel of `spec` if it was emitted.

@@ -217,6 +217,11 @@ impl Model {
         self.shared.pool.threads()
     }
 
+    /// Kernels emitted so far for the shapes of requests, and the time that emitting them took.
+    pub fn emitted(&self) -> (usize, std::time::Duration) {
+        self.shared.kernels.emitted()
+    }
+
     /// A size of the plan as text.
     fn ports(&self, ports: &[lancet_artifact::Port]) -> Vec<PortInfo> {
         let program = &self.shared.program;

@@ -13,6 +13,8 @@ use super::inputs::draw;
 use super::{Failure, Kind, model, print};
 
 /// Measure latency and throughput
+///
+/// `first ms` is the first request after loading, kernels for its shapes included; `kernels ms` is what emitting them took.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// ONNX model or artifact
@@ -95,6 +97,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     session.run_in_place(&views).map_err(fail)?;
     let first = start.elapsed();
+    let emitted = loaded.emitted();
     while start.elapsed() < WARM_UP {
         session.run_in_place(&views).map_err(fail)?;
     }
@@ -117,7 +120,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         session.run_in_place(&views).map_err(fail)?;
         print_profile(session.trace(), loaded.threads());
     }
-    report(args, loaded.threads(), first, times)
+    report(args, loaded.threads(), first, emitted, times)
 }
 
 /// Prints time, share and rate for each kernel, longest first, on stderr.
@@ -165,6 +168,7 @@ fn report(
     args: &Args,
     n_threads: usize,
     first: Duration,
+    (n_kernels, emitting): (usize, Duration),
     mut times: Vec<f64>,
 ) -> Result<(), Failure> {
     let mean = times.iter().sum::<f64>() / times.len() as f64;
@@ -180,6 +184,8 @@ fn report(
             "threads": n_threads,
             "iterations": times.len(),
             "first_ms": first.as_secs_f64() * 1e3,
+            "kernels": n_kernels,
+            "emit_ms": emitting.as_secs_f64() * 1e3,
             "median_ms": at(0.5),
             "p5_ms": at(0.05),
             "p95_ms": at(0.95),
@@ -198,6 +204,8 @@ fn report(
         "p95",
         "mean",
         "tokens/s",
+        "first ms",
+        "kernels ms",
     ]);
     table.add_row([
         args.batch().to_string(),
@@ -209,6 +217,8 @@ fn report(
         format!("{:.3}", at(0.95)),
         format!("{mean:.3}"),
         format!("{tokens_per_second:.0}"),
+        format!("{:.3}", first.as_secs_f64() * 1e3),
+        format!("{:.3}", emitting.as_secs_f64() * 1e3),
     ]);
     print(table)
 }
