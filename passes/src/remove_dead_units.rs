@@ -40,7 +40,8 @@
 //! `H` is what activations, products of two layers (gated units) and views make of layers; or the result of an attention.
 //! A head goes when all of its value channels do; a pair of query and key channels goes from every head where each head has
 //! one to spare, and value channels alike, since heads are equally wide. What is left runs at its own width: nothing is padded
-//! to a multiple. If nothing is left the layer is its bias, and where that is zero a sum with it is its other addend.
+//! to a multiple. Neurons of a block of four that lost one go behind
+//! the others, so that blocks in the weights stay aligned. If nothing is left the layer is its bias, and where that is zero a sum with it is its other addend.
 //!
 //! Preconditions: constant weights, a residual at the last layer alone, and one use of each value between the layers. Inputs are taken to be finite: `0 · x`
 //! is 0.
@@ -120,7 +121,7 @@ fn neurons(
         .iter_mut()
         .zip(&constants)
         .for_each(|(live, c)| *live &= c.is_none());
-    let kept = positions(&observed);
+    let kept = in_whole_blocks(positions(&observed));
     if kept.len() == layer.k {
         return Ok(Changed::No);
     }
@@ -145,6 +146,17 @@ fn neurons(
 /// Positions that are true.
 fn positions(flags: &[bool]) -> Vec<usize> {
     (0..flags.len()).filter(|&i| flags[i]).collect()
+}
+
+/// Consecutive units whose weights may be blocks of a format.
+const BLOCK: usize = 4;
+
+/// The same units with those of whole blocks before those of blocks that lost one.
+fn in_whole_blocks(kept: Vec<usize>) -> Vec<usize> {
+    let (whole, broken): (Vec<_>, Vec<_>) = kept
+        .chunk_by(|a, b| a / BLOCK == b / BLOCK)
+        .partition(|block| block.len() == BLOCK);
+    [whole, broken].concat().concat()
 }
 
 /// Puts what `bias` makes of a layer that multiplies nothing in its place.
