@@ -40,8 +40,8 @@
 //! `H` is what activations, products of two layers (gated units) and views make of layers; or the result of an attention.
 //! A head goes when all of its value channels do; a pair of query and key channels goes from every head where each head has
 //! one to spare, and value channels alike, since heads are equally wide. What is left runs at its own width: nothing is padded
-//! to a multiple. Neurons of a block of four that lost one go behind
-//! the others, so that blocks in the weights stay aligned. If nothing is left the layer is its bias, and where that is zero a sum with it is its other addend.
+//! to a multiple. Neurons of a block of four that lost one go behind the others, so that blocks in the weights stay aligned. If nothing
+//! is left the layer is its bias, and where that is zero a sum with it is its other addend.
 //!
 //! Preconditions: constant weights, a residual at the last layer alone, and one use of each value between the layers. Inputs are taken to be finite: `0 · x`
 //! is 0.

@@ -22,21 +22,26 @@ import sys
 # Lengths of a batch that is padded to 128: 8 to 104 tokens, 32 in the mean.
 LENGTHS = [57, 9, 78, 29, 104, 92, 13, 8, 39, 39, 11, 8, 16, 20, 12, 9, 10, 68, 11, 23, 25, 22, 22, 30, 24, 26, 15, 98, 29, 35, 15, 27]
 
-# Zeros and their pattern, sequences, tokens, threads, lengths.
+
+def case(zeros, pattern="unstructured", batch=1, seq=128, threads=2, lengths=None):
+    """Share of zeros, their pattern, and the shape of a request."""
+    return zeros, pattern, (batch, seq, threads, lengths)
+
+
 CASES = {
-    "dense": (0.0, "unstructured", 1, 128, 2, None),
-    "80": (0.8, "unstructured", 1, 128, 2, None),
-    "90": (0.9, "unstructured", 1, 128, 2, None),
-    "95": (0.95, "unstructured", 1, 128, 2, None),
-    "97": (0.97, "unstructured", 1, 128, 2, None),
-    "90-4x1": (0.9, "4x1", 1, 128, 2, None),
-    "90-16x1": (0.9, "16x1", 1, 128, 2, None),
-    "90-1x4": (0.9, "1x4", 1, 128, 2, None),
-    "90-16-tokens": (0.9, "unstructured", 1, 16, 2, None),
-    "90-384-tokens": (0.9, "unstructured", 1, 384, 2, None),
-    "90-batch-8": (0.9, "unstructured", 8, 128, 2, None),
-    "90-1-thread": (0.9, "unstructured", 1, 128, 1, None),
-    "90-padded-batch-32": (0.9, "unstructured", 32, 128, 2, LENGTHS),
+    "dense": case(0.0),
+    "80": case(0.8),
+    "90": case(0.9),
+    "95": case(0.95),
+    "97": case(0.97),
+    "90-4x1": case(0.9, "4x1"),
+    "90-16x1": case(0.9, "16x1"),
+    "90-1x4": case(0.9, "1x4"),
+    "90-16-tokens": case(0.9, seq=16),
+    "90-384-tokens": case(0.9, seq=384),
+    "90-batch-8": case(0.9, batch=8),
+    "90-1-thread": case(0.9, threads=1),
+    "90-padded-batch-32": case(0.9, batch=len(LENGTHS), lengths=LENGTHS),
 }
 
 
@@ -124,8 +129,9 @@ def synth(lancet, models, zeros, pattern):
     return str(path)
 
 
-def race(arguments, case):
-    zeros, pattern, batch, seq, threads, lengths = CASES[case]
+def race(arguments, name_of_case):
+    zeros, pattern, shape = CASES[name_of_case]
+    batch, seq, threads, lengths = shape
     models = pathlib.Path(arguments.models)
     models.mkdir(parents=True, exist_ok=True)
     dense, pruned = synth(arguments.lancet, models, 0.0, "unstructured"), synth(arguments.lancet, models, zeros, pattern)
@@ -135,7 +141,7 @@ def race(arguments, case):
         model = dense
         if name == "deepsparse":
             model = shutil.copy(pruned, models / "deepsparse.onnx")
-        engines.append(Engine(python, name, str(model), (batch, seq, threads, lengths)))
+        engines.append(Engine(python, name, str(model), shape))
     bench = [arguments.lancet, "bench", pruned, "--seq", str(seq), "--threads", str(threads), "--json"]
     bench += ["--lengths", ",".join(map(str, lengths))] if lengths else ["--batch", str(batch)]
     times = {}
@@ -149,7 +155,7 @@ def race(arguments, case):
     medians = {name: statistics.median(of_name) for name, of_name in times.items()}
     lancet = medians.pop("lancet")
     ratios = ", ".join(f"{name} {median / lancet:.2f}x" for name, median in medians.items())
-    print(f"{case}: lancet {lancet:.1f} ms; its speed over {ratios}", flush=True)
+    print(f"{name_of_case}: lancet {lancet:.1f} ms; its speed over {ratios}", flush=True)
 
 
 def main():

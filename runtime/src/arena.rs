@@ -10,7 +10,7 @@
 //!
 //! Invariant: `ptr` owns `len` initialised bytes of alignment [`ALIGN`], or dangles when `len` is 0.
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -21,14 +21,14 @@ pub(crate) const ALIGN: usize = 64;
 /// Bytes of a huge page on x86-64, and of the smallest one that Linux makes of 4 KB pages on aarch64.
 const HUGE_PAGE: usize = 2 << 20;
 
+/// Bytes of a page, or a part of one: what advice is given for.
+const PAGE: usize = 4 << 10;
+
 /// Zero-initialised bytes at a multiple of [`ALIGN`].
 pub(crate) struct Buffer {
     ptr: NonNull<u8>,
     len: usize,
 }
-
-/// Bytes of a page, or a part of one: what advice is given for.
-const PAGE: usize = 4 << 10;
 
 /// How `len` bytes are allocated: from [`HUGE_PAGE`] on from the first byte of a huge page to the last of a small one.
 fn layout(len: usize) -> Option<Layout> {
@@ -69,32 +69,37 @@ impl Buffer {
 
     /// `len` zero bytes, or `None` if the system has no such memory.
     pub(crate) fn zeroed(len: usize) -> Option<Buffer> {
-        if len == 0 {
-            return Some(Buffer::empty());
-        }
-        let layout = layout(len)?;
-        let huge = layout.align() == HUGE_PAGE;
-        // SAFETY: the layout's size is not zero: `len == 0` returned above.
-        let ptr = NonNull::new(unsafe {
-            if huge {
-                alloc(layout)
-            } else {
-                alloc_zeroed(layout)
-            }
-        })?;
-        if huge {
-            ask_for_huge_pages(ptr, layout.size());
-            // SAFETY: `ptr` was just allocated with at least `len` bytes.
-            unsafe { ptr.write_bytes(0, len) }
-        }
-        Some(Buffer { ptr, len })
+        // SAFETY: every byte is written.
+        unsafe { Buffer::filled(len, |ptr| ptr.write_bytes(0, len)) }
     }
 
     /// A copy of `bytes`, or `None` if the system has no such memory.
     pub(crate) fn copy_of(bytes: &[u8]) -> Option<Buffer> {
-        let mut buffer = Buffer::zeroed(bytes.len())?;
-        buffer.bytes_mut().copy_from_slice(bytes);
-        Some(buffer)
+        let from = NonNull::from(bytes).cast();
+        // SAFETY: every byte is written; a new block does not overlap `bytes`.
+        unsafe {
+            Buffer::filled(bytes.len(), |ptr| {
+                ptr.copy_from_nonoverlapping(from, bytes.len())
+            })
+        }
+    }
+
+    /// `len` bytes that `fill` writes, given where they begin.
+    ///
+    /// # Safety
+    /// `fill` writes all `len` bytes and nothing else.
+    unsafe fn filled(len: usize, fill: impl FnOnce(NonNull<u8>)) -> Option<Buffer> {
+        if len == 0 {
+            return Some(Buffer::empty());
+        }
+        let layout = layout(len)?;
+        // SAFETY: the layout's size is not zero: `len == 0` returned above.
+        let ptr = NonNull::new(unsafe { alloc(layout) })?;
+        if layout.align() == HUGE_PAGE {
+            ask_for_huge_pages(ptr, layout.size());
+        }
+        fill(ptr);
+        Some(Buffer { ptr, len })
     }
 
     /// Number of bytes.
@@ -147,7 +152,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len != 0 {
             let layout = layout(self.len).expect("checked when allocated");
-            // SAFETY: `ptr` was allocated in `zeroed` with this same layout and is freed once, here.
+            // SAFETY: `ptr` was allocated in `filled` with this same layout and is freed once, here.
             unsafe { dealloc(self.ptr.as_ptr(), layout) }
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use lancet_artifact::{Plan, PlanError, Weights};
 use lancet_ops::DType;
@@ -218,7 +219,7 @@ impl Model {
     }
 
     /// Kernels emitted so far for the shapes of requests, and the time that emitting them took.
-    pub fn emitted(&self) -> (usize, std::time::Duration) {
+    pub fn emitted(&self) -> (usize, Duration) {
         self.shared.kernels.emitted()
     }
 
