@@ -134,7 +134,11 @@ impl Binding {
         let leading = self.shapes[v]
             .split_last()
             .map_or(&[][..], |(_, rest)| rest);
-        PanelShape::new(leading.iter().product(), program.values[v].panel_rows())
+        PanelShape::new(
+            leading.iter().product(),
+            program.values[v].panel_rows(),
+            program.panel_width,
+        )
     }
 
     /// Bytes that the elements of a value take, or `None` if they overflow.

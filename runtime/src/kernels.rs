@@ -44,6 +44,11 @@ impl KernelCache {
         }
     }
 
+    /// What kernels are emitted for.
+    pub(crate) fn features(&self) -> Option<&CpuFeatures> {
+        self.features.as_ref()
+    }
+
     /// Emits those of `specs` that are not there yet, in one module.
     pub(crate) fn ensure(&self, specs: &[KernelSpec]) {
         let Some(features) = &self.features else {

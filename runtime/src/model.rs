@@ -171,7 +171,8 @@ impl Model {
                 "weights are little-endian and this machine is not",
             ));
         }
-        let program = Program::new(plan, &bytes.as_slice()[weights.clone()])?;
+        let kernels = KernelCache::new(options.kernels);
+        let program = Program::new(plan, &bytes.as_slice()[weights.clone()], kernels.features())?;
         let matrices = (program.plan.matrices.iter().enumerate())
             .map(|(i, desc)| {
                 Matrix::new(&bytes, weights.start, desc).map_err(|e| {
@@ -190,7 +191,7 @@ impl Model {
                 weights,
                 options: options.clone(),
                 pool: Pool::new(threads.max(1)),
-                kernels: KernelCache::new(options.kernels),
+                kernels,
                 unpacked: matrices.iter().map(|_| OnceLock::new()).collect(),
                 matrices,
                 zeros: vec![0.0; n_zeros.unwrap_or(0)],

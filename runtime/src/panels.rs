@@ -26,12 +26,12 @@ fn stride_for(tokens: usize) -> usize {
 }
 
 impl PanelShape {
-    /// The layout that Lancet chooses for these sizes.
-    pub(crate) fn new(tokens: usize, features: usize) -> PanelShape {
+    /// The layout that Lancet chooses for these sizes, in panels of at most `widest` tokens: 16 or 32.
+    pub(crate) fn new(tokens: usize, features: usize, widest: usize) -> PanelShape {
         PanelShape {
             tokens,
             features,
-            width: stride_for(tokens),
+            width: stride_for(tokens).min(widest),
         }
     }
 
@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn panels_tile_their_elements() {
-        for tokens in 0..100 {
-            let shape = PanelShape::new(tokens, 5);
+        for (tokens, widest) in (0..100).flat_map(|n| [(n, 16), (n, 32)]) {
+            let shape = PanelShape::new(tokens, 5, widest);
             let mut at = 0;
             for p in 0..shape.n_panels() {
                 assert_eq!(shape.panel(p).start, at);

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use bytemuck::checked;
 use lancet_artifact::{
-    Attribute as PlanAttribute, AttributeTensor, Dim, Layout, Plan, PlanError, StepKind, Storage,
+    Arithmetic, Attribute as PlanAttribute, AttributeTensor, Dim, Layout, Plan, PlanError,
+    StepKind, Storage,
 };
+use lancet_codegen::{CpuFeatures, kernels};
 use lancet_ops::{Attribute, Attributes, DType, DataView, Element, Operator, Tensor, TensorView};
 
 use crate::check;
@@ -33,6 +35,8 @@ pub(crate) struct Program {
     pub(crate) constants: Vec<Tensor>,
     /// Symbols that shapes of inputs bind.
     pub(crate) input_symbols: Vec<bool>,
+    /// Tokens of the widest panels: 16 or 32.
+    pub(crate) panel_width: usize,
 }
 
 /// A resolved value.
@@ -93,8 +97,13 @@ impl Value {
 }
 
 impl Program {
-    /// Resolves and checks a plan against its weights section, which begins at a multiple of 64.
-    pub(crate) fn new(plan: Plan, weights: &[u8]) -> Result<Program, PlanError> {
+    /// Resolves and checks a plan against its weights section, which begins at a multiple of 64. Panels are as wide as suits
+    /// kernels for the CPU at hand.
+    pub(crate) fn new(
+        plan: Plan,
+        weights: &[u8],
+        features: Option<&CpuFeatures>,
+    ) -> Result<Program, PlanError> {
         plan.validate(weights.len() as u64)?;
         let input_symbols = input_symbols(&plan)?;
         let mut program = Program {
@@ -104,6 +113,7 @@ impl Program {
             lifetimes: vec![None; plan.values.len()],
             constants: Vec::new(),
             input_symbols,
+            panel_width: panel_width(&plan, features),
             plan,
         };
         program.resolve_values(weights)?;
@@ -389,6 +399,25 @@ pub(crate) fn tensor_of_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Op
         DType::Bool => collect::<bool>(bytes),
     };
     Tensor::try_new(shape.to_vec(), data?)
+}
+
+/// Tokens of the widest panels: what suits most of the weights' products. All values of a plan share it, so that none is laid
+/// out anew between two layers.
+fn panel_width(plan: &Plan, features: Option<&CpuFeatures>) -> usize {
+    const WIDEST: usize = 32;
+    let Some(features) = features else {
+        return WIDEST;
+    };
+    let (mut narrow, mut wide) = (0u64, 0u64);
+    for matrix in &plan.matrices {
+        let by_f32 = matches!(matrix.arithmetic, Arithmetic::Float | Arithmetic::Singles);
+        if by_f32 && kernels::panel_width(matrix.format, features) < WIDEST {
+            narrow = narrow.saturating_add(matrix.nnz);
+        } else {
+            wide = wide.saturating_add(matrix.nnz);
+        }
+    }
+    if wide < narrow { WIDEST / 2 } else { WIDEST }
 }
 
 /// `bytes` as a tensor, or `None` if they do not fill the shape, are not aligned or are not of the type.

@@ -2,9 +2,10 @@
 
 mod net;
 
+use lancet_artifact::WeightFormat;
 use lancet_ops::Tensor;
 use lancet_runtime::{Kernels, Model, ModelOptions, RuntimeError, Session};
-use net::{encoder, encoder_inputs, views};
+use net::{Net, encoder, encoder_inputs, encoder_of, views};
 
 const SIZES: [(usize, usize); 9] = [
     (1, 1),
@@ -40,7 +41,17 @@ fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
 
 #[test]
 fn the_same_as_the_operators_at_every_size() {
-    let net = encoder(true);
+    same_as_the_operators(&encoder(true));
+}
+
+/// Weights that are mostly blocks of four outputs have narrower panels.
+#[test]
+fn the_same_as_the_operators_in_narrow_panels() {
+    let format = WeightFormat::Bsr { r: 4, c: 1 };
+    same_as_the_operators(&encoder_of([format; 4], true));
+}
+
+fn same_as_the_operators(net: &Net) {
     for kernels in [Kernels::Portable, Kernels::Emitted] {
         let model =
             Model::from_parts(net.plan.clone(), &net.weights, &options(2, kernels)).expect("valid");

@@ -211,3 +211,10 @@ fn every_target() {
         assert!(emit(&specs(panel, lanes)[0], &CpuFeatures::avx2()).is_err());
     }
 }
+
+#[test]
+fn panels_are_as_wide_as_kernels_take_at_once() {
+    let widths = |features: CpuFeatures| FORMATS.map(|f| kernels::panel_width(f, &features));
+    assert_eq!(widths(CpuFeatures::avx2()), [32, 32, 16, 32]);
+    assert_eq!(widths(CpuFeatures::avx512()), [32; 4]);
+}

@@ -289,6 +289,17 @@ pub(crate) fn elementwise(body: &[&str]) -> StepKind {
 /// A small encoder layer with everything around it: embeddings, norms, attention, formats of every kind, views, portable
 /// steps between.
 pub(crate) fn encoder(with_portable: bool) -> Net {
+    let formats = [
+        WeightFormat::Dense,
+        WeightFormat::Unstructured,
+        WeightFormat::Bsr { r: 4, c: 1 },
+        WeightFormat::Bsr { r: 1, c: 4 },
+    ];
+    encoder_of(formats, with_portable)
+}
+
+/// [`encoder`] whose layers have weights in these formats.
+pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net {
     let (k, ff, heads) = (24, 40, 2);
     let mut net = Net::default();
     let (b, s) = (net.symbol("batch"), net.symbol("seq"));
@@ -303,12 +314,6 @@ pub(crate) fn encoder(with_portable: bool) -> Net {
     let kinds = net.constant(&[3, k], kinds);
     let x = net.embedding(&[(ids, words), (types, kinds)], &shape);
     let mut x = net.layer_norm(x, k, true);
-    let formats = [
-        WeightFormat::Dense,
-        WeightFormat::Unstructured,
-        WeightFormat::Bsr { r: 4, c: 1 },
-        WeightFormat::Bsr { r: 1, c: 4 },
-    ];
     for (layer, format) in formats.into_iter().enumerate() {
         let qkv =
             [0; 3].map(|_| net.linear(x, [k, k], format, Activation::None, layer % 2 == 0, None));

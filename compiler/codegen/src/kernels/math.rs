@@ -36,6 +36,27 @@ const ERF: OddRational = OddRational {
     ],
 };
 
+/// `erf(x / sqrt 2) / 2`: [`ERF`] with both factors in its coefficients.
+const HALF_ERF: OddRational = OddRational {
+    clamp: 5.586_143_6,
+    p: &[
+        3.989_422_2e-1,
+        3.430_125_5e-2,
+        4.702_892_5e-3,
+        1.731_242_24e-4,
+        6.355_047_3e-6,
+        2.222_599_8e-8,
+    ],
+    q: &[
+        1.0,
+        2.526_462_4e-1,
+        2.889_782_0e-2,
+        1.908_847_25e-3,
+        7.488_753_75e-5,
+        1.182_460_125e-6,
+    ],
+};
+
 /// `tanh(x) = x P(x^2) / Q(x^2)` on [-9, 9], constant beyond.
 const TANH: OddRational = OddRational {
     clamp: 9.0,
@@ -211,12 +232,12 @@ pub(super) fn activation(b: &mut Builder, kind: Activation, x: Vector) {
         Activation::Silu => times_sigmoid(b, x, 1.0),
         Activation::QuickGelu => times_sigmoid(b, x, 1.702),
         Activation::Gelu => {
-            let half = b.vector();
-            b.mul(half, x, 0.5);
-            b.mul(x, x, std::f32::consts::FRAC_1_SQRT_2);
-            ERF.emit(b, x);
-            b.mul_add(x, half, half);
-            b.free_vector(half);
+            let t = b.vector();
+            b.copy(t, x);
+            HALF_ERF.emit(b, t);
+            b.add(t, t, 0.5);
+            b.mul(x, x, t);
+            b.free_vector(t);
         }
         Activation::GeluTanh => {
             let (half, t) = (b.vector(), b.vector());

@@ -164,6 +164,18 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
     }
 }
 
+/// Tokens of the panels that the `f32` kernel of `format` runs fastest on: 16 or 32.
+///
+/// Rows of a panel are as long as the panel is wide. A kernel that computes half of a row at a time reads every other cache
+/// line of the panel, and these fall into half of the sets of the first-level cache.
+pub fn panel_width(format: WeightFormat, features: &CpuFeatures) -> usize {
+    const WIDEST: u32 = 32;
+    let (Some(kind), Ok(tile)) = (Kind::of(format), Tile::new(WIDEST, WIDEST, features)) else {
+        return WIDEST as usize;
+    };
+    (sparse::chunk_vectors(kind, &tile) * tile.vl).clamp(16, WIDEST as usize)
+}
+
 /// The part of a token panel that a kernel computes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile {

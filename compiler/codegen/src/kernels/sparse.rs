@@ -57,6 +57,15 @@ pub(super) fn program(name: String, kind: Kind, tile: &Tile) -> Program {
     b.finish()
 }
 
+/// Vectors of a row of the panel that are computed together.
+pub(super) fn chunk_vectors(kind: Kind, tile: &Tile) -> usize {
+    match kind {
+        Kind::Single | Kind::Inputs4 => 4,
+        Kind::Outputs4 if tile.lanes / tile.vl == 3 => 3,
+        Kind::Outputs4 => 2,
+    }
+}
+
 struct Sparse {
     kind: Kind,
     tile: Tile,
@@ -94,16 +103,8 @@ struct Chains {
 }
 
 impl Sparse {
-    fn chunk_vectors(&self) -> usize {
-        match self.kind {
-            Kind::Single | Kind::Inputs4 => 4,
-            Kind::Outputs4 if self.tile.lanes / self.tile.vl == 3 => 3,
-            Kind::Outputs4 => 2,
-        }
-    }
-
     fn k_block(&self, b: &mut Builder, first: bool) {
-        for chunk in self.tile.chunks(self.chunk_vectors()) {
+        for chunk in self.tile.chunks(chunk_vectors(self.kind, &self.tile)) {
             let t = self.peel;
             b.mov(self.xk, self.x);
             b.load_scalar(t, Width::B32, at(self.entry, 0));
