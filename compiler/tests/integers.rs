@@ -80,6 +80,8 @@ proptest! {
         sparsity in select(&["", ", sparsity = 0.8", ", sparsity = 0.9, block = 1x4"][..]),
         activation in select(&["relu", "gelu", "tanh"][..]),
         weight in select(&["i8", "i16"][..]),
+        // The greater ones are not all in `f32`.
+        bias in select(&[9000, 90_000_000][..]),
         seed in 0u32..1000,
     ) {
         let range = if weight == "i8" { "-128..127" } else { "-255..255" };
@@ -93,8 +95,8 @@ proptest! {
                 const @sy: f32[] = [0.25]
                 const @zx: u8[] = [{zero}]
                 const @w0: {weight}[{n}, {k}] = random(seed = {seed}, range = {range}{sparsity})
-                const @w1: {weight}[6, {n}] = random(seed = 2, range = {range})
-                const @b0: i32[{n}] = random(seed = 3, range = -9000..9000)
+                const @w1: {weight}[6, {n}] = random(seed = 2, range = {range}{sparsity})
+                const @b0: i32[{n}] = random(seed = 3, range = -{bias}..{bias})
                 const @sw: f32[{n}] = random(seed = 4, range = 0.0001..0.001)
                 %q = quantize_linear %x, @sx, @zx : u8[s, {k}]
                 %sum = integer_linear %q, @w0 : i32[s, {n}]

@@ -96,13 +96,26 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
                 return Err("the weight holds no integers".to_owned());
             }
             let (n, k) = (matrix.n as usize, matrix.k as usize);
-            cx.panels_of(cx.input(0)?, DType::U8, k)?;
+            let in_singles = matrix.arithmetic == Arithmetic::Singles;
+            let x = cx.input(0)?;
+            if in_singles && values[x].dtype == DType::F32 {
+                cx.panels_of(x, DType::F32, k)?;
+            } else {
+                cx.panels_of(x, DType::U8, k)?;
+            }
             let Some(tail) = tail else {
+                if in_singles {
+                    return Err("sums in single precision are no result".to_owned());
+                }
                 cx.counts(1, 1)?;
                 return cx.panels_of(cx.output(), DType::I32, n);
             };
             let product = VerticalOperand {
-                element: Element::I32,
+                element: if in_singles {
+                    Element::F32
+                } else {
+                    Element::I32
+                },
                 extent: Extent::Panels,
             };
             if tail.operands.first() != Some(&product) {

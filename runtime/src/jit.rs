@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use lancet_artifact::{
-    Arithmetic, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
+    Arithmetic, Element, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
     VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
@@ -321,7 +321,13 @@ impl Kernel {
             panic!("{} is no expression", self.name);
         };
         let panel = *panel as usize;
-        let in_quads = matches!(vertical.ops.last(), Some(VerticalOp::Quantize { .. }));
+        let in_quads = matches!(
+            vertical.ops.last(),
+            Some(VerticalOp::Quantize {
+                to: Element::Quad,
+                ..
+            })
+        );
         let y_rows = if in_quads { rows.div_ceil(4) } else { rows };
         let fits = |(operand, slice): (&VerticalOperand, &Option<&[f32]>)| {
             let len = match operand.extent {

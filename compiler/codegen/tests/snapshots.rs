@@ -46,6 +46,7 @@ fn requantize() -> Vertical {
                 a: 8,
                 scale: 3,
                 zero_point: Some(4),
+                to: Element::Quad,
             },
         ],
     }

@@ -44,12 +44,14 @@ pub enum VerticalOp {
     ToFloat { a: u32 },
     /// The `i32` that an `f32` is; only of whole numbers within 2^24.
     ToInt { a: u32 },
-    /// `saturate(round(a / scale) + zero_point)` with ties to even, as bytes; only last. `scale` is a scalar `f32`, `zero_point` a
-    /// scalar `i32` of 0 to 255, or 0.
+    /// `saturate(round(a / scale) + zero_point)` with ties to even, from 0 to 255, as bytes or as `f32`; only last. `scale` is a scalar
+    /// `f32`, `zero_point` a scalar `i32` of 0 to 255, or 0.
     Quantize {
         a: u32,
         scale: u32,
         zero_point: Option<u32>,
+        /// `Quad` or `F32`.
+        to: Element,
     },
 }
 
@@ -127,6 +129,7 @@ impl Vertical {
                     a,
                     scale,
                     zero_point,
+                    to,
                 } => {
                     expect(a, Element::F32)?;
                     scalar(scale, Element::F32)?;
@@ -134,55 +137,16 @@ impl Vertical {
                     if i + 1 != self.ops.len() {
                         return Err(format!("operation {i} quantizes and is not the last"));
                     }
-                    Element::Quad
+                    if to == Element::I32 {
+                        return Err(format!("operation {i} quantizes to {to:?}"));
+                    }
+                    to
                 }
             });
         }
         match (self.ops.is_empty(), elements.last()) {
             (false, Some(&element)) => Ok(element),
             _ => Err("there is no operation".to_owned()),
-        }
-    }
-
-    /// The same of a first operand that holds its integers as `f32`.
-    #[must_use]
-    pub fn with_first_in_singles(&self) -> Vertical {
-        let n = self.operands.len() as u32;
-        // The first operand's place is taken by its conversion, the results of operations move by one.
-        let place = |v: u32| match v {
-            0 => n,
-            v if v < n => v,
-            v => v.saturating_add(1),
-        };
-        let op = |op: &VerticalOp| match *op {
-            VerticalOp::Binary { op, a, b } => VerticalOp::Binary {
-                op,
-                a: place(a),
-                b: place(b),
-            },
-            VerticalOp::Activation { kind, a } => VerticalOp::Activation { kind, a: place(a) },
-            VerticalOp::ToFloat { a } => VerticalOp::ToFloat { a: place(a) },
-            VerticalOp::ToInt { a } => VerticalOp::ToInt { a: place(a) },
-            VerticalOp::Quantize {
-                a,
-                scale,
-                zero_point,
-            } => VerticalOp::Quantize {
-                a: place(a),
-                scale: place(scale),
-                zero_point: zero_point.map(place),
-            },
-        };
-        let mut operands = self.operands.clone();
-        if let Some(first) = operands.first_mut() {
-            first.element = Element::F32;
-        }
-        let ops = self.ops.iter().map(op);
-        Vertical {
-            operands,
-            ops: std::iter::once(VerticalOp::ToInt { a: 0 })
-                .chain(ops)
-                .collect(),
         }
     }
 
@@ -198,7 +162,13 @@ impl Vertical {
                 a,
                 scale,
                 zero_point,
-            } => [3, zero_point.map_or(0, |z| z.saturating_add(1)), a, scale],
+                to,
+            } => [
+                if to == Element::Quad { 3 } else { 5 },
+                zero_point.map_or(0, |z| z.saturating_add(1)),
+                a,
+                scale,
+            ],
             VerticalOp::ToInt { a } => [4, 0, a, 0],
         });
         (operands.collect(), ops.collect())
@@ -224,10 +194,15 @@ impl Vertical {
                     a,
                 },
                 [2, 0, a, 0] => VerticalOp::ToFloat { a },
-                [3, zero_point, a, scale] => VerticalOp::Quantize {
+                [code @ (3 | 5), zero_point, a, scale] => VerticalOp::Quantize {
                     a,
                     scale,
                     zero_point: zero_point.checked_sub(1),
+                    to: if code == 3 {
+                        Element::Quad
+                    } else {
+                        Element::F32
+                    },
                 },
                 [4, 0, a, 0] => VerticalOp::ToInt { a },
                 _ => return None,

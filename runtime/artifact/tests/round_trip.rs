@@ -57,13 +57,22 @@ fn vertical() -> impl Strategy<Value = Vertical> {
         (activation(), number()).prop_map(|(kind, a)| VerticalOp::Activation { kind, a }),
         number().prop_map(|a| VerticalOp::ToFloat { a }),
         number().prop_map(|a| VerticalOp::ToInt { a }),
-        (number(), number(), proptest::option::of(number())).prop_map(|(a, scale, zero_point)| {
-            VerticalOp::Quantize {
+        (
+            number(),
+            number(),
+            proptest::option::of(number()),
+            any::<bool>()
+        )
+            .prop_map(|(a, scale, zero_point, in_bytes)| VerticalOp::Quantize {
                 a,
                 scale,
                 zero_point,
-            }
-        }),
+                to: if in_bytes {
+                    Element::Quad
+                } else {
+                    Element::F32
+                },
+            }),
     ];
     (vec(operand, 0..9), vec(op, 0..6)).prop_map(|(operands, ops)| Vertical { operands, ops })
 }
@@ -349,7 +358,7 @@ fn errors_say_what_and_where() {
     version[8] = 9;
     assert_eq!(
         message(&version),
-        "artifact format version 9 is not supported: this build reads version 3"
+        "artifact format version 9 is not supported: this build reads version 4"
     );
     assert!(message(&good[..good.len() - 1]).starts_with("artifact is truncated: weights needs "));
 

@@ -3,14 +3,13 @@
 //! As in [`super::linear`], a task is one row block of the matrix times one panel. What follows runs at once on the rows that the
 //! task has computed, in place, or from memory of the thread where the result is bytes.
 //!
-//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`: bytes become `f32` rows first, once for each panel, and
-//! the expression that follows begins by making integers of the sums.
+//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`, and what follows takes the sums as `f32`. Bytes become
+//! `f32` rows first, once for each panel, if x holds bytes.
 
 use std::sync::Arc;
 
-use lancet_artifact::{
-    Arithmetic, Element, Extent, KernelSpec, Vertical, VerticalOp, VerticalOperand,
-};
+use lancet_artifact::{Arithmetic, Element, KernelSpec, Vertical};
+use lancet_ops::DType;
 
 use crate::panels::PanelShape;
 use crate::pool::Parts;
@@ -27,13 +26,14 @@ pub(crate) struct IntegerLinear {
     tail: Option<Expression>,
     parts: Parts,
     matmul: PanelKernels,
+    in_singles: bool,
     /// How bytes become `f32` rows, if they do.
-    singles: Option<Singles>,
+    widened: Option<Widened>,
     flops: u64,
 }
 
 /// Panels of `f32` that are made of the panels of bytes, one behind the other.
-struct Singles {
+struct Widened {
     shape: PanelShape,
     parts: Parts,
     widen: PanelKernels,
@@ -41,17 +41,6 @@ struct Singles {
 
 /// Elements of a cache line: kernels for `f32` want panels to begin at one, and may read one past the end.
 const LINE: usize = 16;
-
-/// The integers of a product in single precision, where nothing else follows.
-fn to_int() -> Vertical {
-    Vertical {
-        operands: vec![VerticalOperand {
-            element: Element::F32,
-            extent: Extent::Panels,
-        }],
-        ops: vec![VerticalOp::ToInt { a: 0 }],
-    }
-}
 
 impl IntegerLinear {
     pub(super) fn bind(
@@ -67,24 +56,21 @@ impl IntegerLinear {
             ..y_shape
         };
         let (format, arithmetic) = (weights.format(), weights.arithmetic());
-        let in_singles = match (arithmetic, tail) {
-            (Arithmetic::Singles, Some(tail)) => Some(tail.with_first_in_singles()),
-            (Arithmetic::Singles, None) => Some(to_int()),
-            (Arithmetic::Float | Arithmetic::Bytes | Arithmetic::Words, _) => None,
-        };
-        let singles = in_singles.is_some().then(|| {
+        let in_singles = arithmetic == Arithmetic::Singles;
+        let x = sizes.required(0);
+        let widened = (in_singles && sizes.dtype(x) == DType::U8).then(|| {
             // Four features for each row of quads; those beyond the last meet no weight.
             let shape = PanelShape {
                 features: 4 * x_shape.features,
                 ..x_shape
             };
-            Singles {
+            Widened {
                 shape,
                 parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
                 widen: sizes.kernels(shape, |panel, lanes| KernelSpec::Widen { panel, lanes }),
             }
         });
-        let tail = (in_singles.as_ref().or(tail))
+        let tail = tail
             .map(|t| Expression::bind(sizes, t, None, weights.n()))
             .transpose()?;
         let in_quads = tail.as_ref().is_some_and(|t| t.result == Element::Quad);
@@ -104,7 +90,7 @@ impl IntegerLinear {
         let nnz = sizes.shared.program.plan.matrices[matrix].nnz;
         let step = IntegerLinear {
             matrix,
-            x: sizes.required(0),
+            x,
             x_shape,
             sums,
             tail,
@@ -122,7 +108,8 @@ impl IntegerLinear {
                     lanes,
                 },
             }),
-            singles,
+            in_singles,
+            widened,
             flops: 2 * nnz * x_shape.tokens as u64,
         };
         let without_kernel = (0..y_shape.n_panels()).any(|p| !step.has_kernels(p));
@@ -134,7 +121,7 @@ impl IntegerLinear {
 
     /// Whether panel `p` is multiplied by a kernel.
     fn has_kernels(&self, p: usize) -> bool {
-        let widens = (self.singles.as_ref()).is_none_or(|s| s.widen.get(p).is_some());
+        let widens = (self.widened.as_ref()).is_none_or(|w| w.widen.get(p).is_some());
         widens && self.matmul.get(p).is_some()
     }
 
@@ -155,22 +142,22 @@ impl IntegerLinear {
         let shared = &reads.model.shared;
         let matrix = &shared.matrices[self.matrix];
         let x = reads.panels(self.x);
-        let mut singles: &[f32] = &[];
-        if let Some(s) = &self.singles {
-            let len = (0..s.shape.n_panels())
-                .map(|p| s.shape.panel(p).len())
+        let mut widened: &[f32] = &[];
+        if let Some(w) = &self.widened {
+            let len = (0..w.shape.n_panels())
+                .map(|p| w.shape.panel(p).len())
                 .sum::<usize>();
             if workers.between.len() < len + 2 * LINE {
                 workers.between.resize(len + 2 * LINE, 0.0);
             }
             let start = workers.between.as_ptr().align_offset(4 * LINE).min(LINE);
             let panels = &mut workers.between[start..start + len + LINE];
-            workers.team.for_each_part(&s.parts, panels, |p, _, y| {
-                if let Some(kernel) = s.widen.get(p) {
-                    kernel.widen(&x[self.x_shape.panel(p)], s.shape.features / 4, y);
+            workers.team.for_each_part(&w.parts, panels, |p, _, y| {
+                if let Some(kernel) = w.widen.get(p) {
+                    kernel.widen(&x[self.x_shape.panel(p)], w.shape.features / 4, y);
                 }
             })?;
-            singles = panels;
+            widened = panels;
         }
         let mut scalars = [0.0; Vertical::MAX_OPERANDS];
         let operands = (self.tail.as_ref()).map(|tail| (tail, tail.read(reads, &mut scalars)));
@@ -183,18 +170,19 @@ impl IntegerLinear {
                 let rows = &matrix.row_blocks()[block];
                 let (row0, n_rows) = (rows.row0 as usize, rows.n_rows as usize);
                 let x = &x[self.x_shape.panel(p)];
-                let product = |y: &mut [f32]| match (self.matmul.get(p), &self.singles) {
-                    (Some(kernel), None) => kernel.integer_matmul(matrix, block, x, y),
-                    (Some(kernel), Some(s)) if s.widen.get(p).is_some() => {
-                        let x = &singles[s.shape.panel(p)];
+                let product = |y: &mut [f32]| match (self.matmul.get(p), self.in_singles) {
+                    (Some(kernel), false) => kernel.integer_matmul(matrix, block, x, y),
+                    (Some(kernel), true) if self.has_kernels(p) => {
+                        let x = (self.widened.as_ref()).map_or(x, |w| &widened[w.shape.panel(p)]);
                         let bias = &reads.zeros()[..n_rows];
                         kernel.matmul(matrix, block, [p, n_panels], x, bias, y);
                     }
-                    (_, s) => {
+                    _ => {
                         let k = matrix.k();
                         let w = &shared.unpacked(self.matrix)[row0 * k..(row0 + n_rows) * k];
-                        portable(w, k, x, self.x_shape.stride(p), y);
-                        if s.is_some() {
+                        let in_bytes = !self.in_singles || self.widened.is_some();
+                        portable((w, k), (x, in_bytes), self.x_shape.stride(p), y);
+                        if self.in_singles {
                             y.iter_mut().for_each(|y| *y = y.to_bits() as i32 as f32);
                         }
                     }
@@ -218,14 +206,18 @@ impl IntegerLinear {
     }
 }
 
-/// `y = w x` for rows `w[n][k]` of integers and a panel of quads `x[ceil(k / 4)][stride]`; dwords of y are `i32`.
-fn portable(w: &[f32], k: usize, x: &[f32], stride: usize, y: &mut [f32]) {
+/// `y = w x` for rows `w[n][k]` of integers and a panel `x[k][stride]` of integers in `f32`, or of quads `x[ceil(k / 4)][stride]`; dwords
+/// of y are `i32`.
+fn portable((w, k): (&[f32], usize), (x, in_bytes): (&[f32], bool), stride: usize, y: &mut [f32]) {
+    let x = |i: usize, t: usize| match in_bytes {
+        true => i32::from(x[i / 4 * stride + t].to_bits().to_le_bytes()[i % 4]),
+        false => x[i * stride + t] as i32,
+    };
     for (w, y) in w.chunks_exact(k).zip(y.chunks_exact_mut(stride)) {
         for (t, y) in y.iter_mut().enumerate() {
             let products = w.iter().enumerate().filter(|(_, w)| **w != 0.0);
             let sum = products.fold(0i32, |sum, (i, &w)| {
-                let byte = x[i / 4 * stride + t].to_bits().to_le_bytes()[i % 4];
-                sum.wrapping_add(w as i32 * i32::from(byte))
+                sum.wrapping_add((w as i32).wrapping_mul(x(i, t)))
             });
             *y = f32::from_bits(sum as u32);
         }

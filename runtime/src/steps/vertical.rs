@@ -209,12 +209,16 @@ fn apply(op: &VerticalOp, values: &[Vec<f32>], is_integer: impl Fn(u32) -> bool)
             a,
             scale,
             zero_point,
+            to,
         } => {
             let scale = of(scale)[0];
             let zero = zero_point.map_or(0.0, |z| int(of(z)[0]) as f32);
             let byte = |v: f32| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8;
-            let bits = |v: f32| f32::from_bits(u32::from(byte(v)));
-            of(a).iter().map(|&v| bits(v)).collect()
+            let element = |v: f32| match to {
+                Element::Quad => f32::from_bits(u32::from(byte(v))),
+                Element::F32 | Element::I32 => f32::from(byte(v)),
+            };
+            of(a).iter().map(|&v| element(v)).collect()
         }
     }
 }

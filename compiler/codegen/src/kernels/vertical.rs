@@ -11,6 +11,9 @@ use crate::kir::{Addr, Binary, Builder, Program, Scalar, Shift, Unary, Vector, a
 
 const FIRST_OPERAND: usize = 5;
 
+/// 1.5 times 2^23: leaves no bits for a fraction in what it is added to, and rounds ties to even.
+const ROUND: f32 = 12_582_912.0;
+
 /// The kernel of an expression that [`Vertical::check`] accepts.
 pub(super) fn program(name: String, vertical: &Vertical, result: Element, tile: &Tile) -> Program {
     let mut b = Builder::new(name, tile.vl);
@@ -26,6 +29,7 @@ pub(super) fn program(name: String, vertical: &Vertical, result: Element, tile: 
         operands,
         scalars: vec![None; vertical.operands.len()],
         quantize: None,
+        unround: None,
         last_use: last_uses(vertical),
     };
     let rest: Vec<Scalar> = (2..FIRST_OPERAND)
@@ -106,8 +110,10 @@ struct Kernel<'a> {
     operands: Vec<Scalar>,
     /// Registers of operands that are one number.
     scalars: Vec<Option<Vector>>,
-    /// Least and greatest quotient that is not saturated, if the result is bytes.
+    /// Least and greatest quotient that is not saturated, if the last operation quantizes.
     quantize: Option<(Vector, Vector)>,
+    /// What is taken off quotients in `f32` that were rounded by adding [`ROUND`].
+    unround: Option<Vector>,
     /// For each value, the last operation that uses it.
     last_use: Vec<usize>,
 }
@@ -122,6 +128,7 @@ fn uses(op: &VerticalOp) -> impl Iterator<Item = usize> {
             a,
             scale,
             zero_point,
+            ..
         } => [Some(a), Some(scale), zero_point],
     };
     values.into_iter().flatten().map(|v| v as usize)
@@ -145,18 +152,25 @@ impl Kernel<'_> {
                 self.scalars[i] = Some(v);
             }
         }
-        if let Some(&VerticalOp::Quantize { zero_point, .. }) = self.vertical.ops.last() {
-            let (low, high) = (b.vector(), b.vector());
+        if let Some(&VerticalOp::Quantize { zero_point, to, .. }) = self.vertical.ops.last() {
+            let (low, high, unround) = (b.vector(), b.vector(), b.vector());
             b.zero(low);
             b.constant(high, 255.0);
+            b.constant(unround, ROUND);
             if let Some(zero) = zero_point.and_then(|z| self.scalars[z as usize]) {
                 let t = b.vector();
                 b.unary(Unary::ToFloat, t, zero);
-                b.sub(high, high, t);
-                b.sub(low, low, t);
+                for bound in [low, high, unround] {
+                    b.sub(bound, bound, t);
+                }
                 b.free_vector(t);
             }
             self.quantize = Some((low, high));
+            if to == Element::F32 {
+                self.unround = Some(unround);
+            } else {
+                b.free_vector(unround);
+            }
         }
     }
 
@@ -217,15 +231,21 @@ impl Kernel<'_> {
                     a,
                     scale,
                     zero_point,
+                    ..
                 } => {
-                    let (low, high) = self.quantize.expect("set where the result is bytes");
+                    let (low, high) = self.quantize.expect("set where something quantizes");
                     b.div(to, get(a), get(scale));
                     // A NaN becomes the least value.
                     b.max(to, to, low);
                     b.min(to, to, high);
-                    b.unary(Unary::ToInt, to, to);
-                    if let Some(zero) = zero_point {
-                        b.binary(Binary::IntAdd, to, to, get(zero));
+                    if let Some(unround) = self.unround {
+                        b.add(to, to, ROUND);
+                        b.sub(to, to, unround);
+                    } else {
+                        b.unary(Unary::ToInt, to, to);
+                        if let Some(zero) = zero_point {
+                            b.binary(Binary::IntAdd, to, to, get(zero));
+                        }
                     }
                 }
             }
@@ -260,7 +280,7 @@ impl Kernel<'_> {
                 VerticalOp::Binary { a, .. } => self.element(a),
                 VerticalOp::Activation { .. } | VerticalOp::ToFloat { .. } => Element::F32,
                 VerticalOp::ToInt { .. } => Element::I32,
-                VerticalOp::Quantize { .. } => Element::Quad,
+                VerticalOp::Quantize { to, .. } => to,
             },
         }
     }
