@@ -216,7 +216,7 @@ pub enum StepKind {
     /// `q` is `[batch, seq_q, num_heads * d]`, `k` is `[batch, seq_k, num_heads * d]`, `v` is `[batch, seq_k, num_heads *
     /// dv]`, the output is panels `[batch, seq_q, num_heads * dv]`. `key_mask` is `[batch, seq_k]` of `bool` or an integer
     /// type: `masked_value` is added to the scores of keys where it is zero. `bias` is `f32` and broadcasts to `[batch,
-    /// num_heads, seq_q, seq_k]`.
+    /// num_heads, seq_q, seq_k]`. Scores and probabilities are rounded where the parameters say so.
     Attention(AttentionParameters),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.
