@@ -62,6 +62,7 @@ use lancet_ops::{Attribute, Operator};
 
 use crate::layer::Layer;
 use crate::matcher::result;
+use crate::quantized::rounds;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -82,6 +83,13 @@ impl Pass for FoldAttentionBiases {
         let mut changed = Changed::No;
         for node in graph.order() {
             if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention) {
+                if rounds(graph, node) {
+                    if [1, 2].iter().any(|&i| has_bias(graph, node, i)) {
+                        let reason = "biases stay: scores or probabilities are rounded";
+                        cx.missed(graph, node, reason);
+                    }
+                    continue;
+                }
                 let mut folded = Vec::new();
                 folded.extend(key_bias(graph, node)?);
                 folded.extend(value_bias(graph, node, cx)?);
@@ -95,6 +103,14 @@ impl Pass for FoldAttentionBiases {
         }
         Ok(changed)
     }
+}
+
+/// Whether operand `i` is a layer with a bias.
+fn has_bias(graph: &Graph, attention: NodeId, i: usize) -> bool {
+    let operand = graph.operand(attention, i);
+    operand
+        .and_then(|v| Layer::behind(graph, v))
+        .is_some_and(|layer| layer.has_bias())
 }
 
 /// Drops the bias of the keys; what was saved.

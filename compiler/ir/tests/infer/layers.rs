@@ -267,6 +267,7 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         .without(r, 5)
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .rounding(r)
 }
 
 pub(crate) fn integer_linear(r: &mut Random) -> Case {
@@ -319,4 +320,5 @@ pub(crate) fn packed_attention(r: &mut Random) -> Case {
     case.without(r, 5)
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .rounding(r)
 }
