@@ -1,0 +1,416 @@
+//! One head of one sequence: its queries in tiles of [`QUERIES`], one lane each. Scores `S[key][query]`, softmax over keys,
+//! context `C[feature][query]`. Keys and values are read where they are if they fill a few panels; otherwise they are gathered
+//! from the panels into thread memory before.
+//!
+//! Memory is linear in the number of tokens: a tile holds the scores of [`QUERIES`] queries with all keys, and a bias that depends
+//! on the distance of query and key alone is read from one number for each distance.
+
+use std::ops::Range;
+
+use lancet_ops::{DataView, TensorView, with_elements};
+
+use super::{Attention, Sequences};
+use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES};
+use crate::panels::PanelShape;
+use crate::pool::Pieces;
+use crate::session::Reads;
+
+/// Keys and values of at most so many tokens are read where they are. Panels of one head are a multiple of 4 KB apart: more of
+/// them compete for the same sets of the caches.
+const IN_PLACE: usize = 4 * KEYS;
+
+impl Attention {
+    /// The contexts of one sequence and head.
+    pub(super) fn head(
+        &self,
+        reads: &Reads<'_>,
+        sequences: &Sequences,
+        [item, head]: [usize; 2],
+        floats: &mut [f32],
+        contexts: &mut Pieces<'_, f32>,
+    ) {
+        let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
+        let memory = &sequences.memory;
+        let ([seq_q, seq_k], [d, dv]) = ([queries_of.len(), keys_of.len()], self.d);
+        let (keys_stride, values_stride) = (memory.keys_stride(d), memory.values_stride(dv));
+        gather(
+            reads.panels(self.k),
+            &self.shapes[1],
+            keys_of.clone(),
+            head * d..(head + 1) * d,
+            &mut floats[memory.keys.clone()],
+            keys_stride,
+        );
+        gather(
+            reads.panels(self.v),
+            &self.shapes[2],
+            keys_of.clone(),
+            head * dv..(head + 1) * dv,
+            &mut floats[memory.values.clone()],
+            values_stride,
+        );
+        self.fill_mask(
+            reads,
+            keys_of,
+            self.masked_value,
+            &mut floats[memory.mask.clone()],
+        );
+        let q = reads.panels(self.q);
+        for first in (0..seq_q).step_by(QUERIES) {
+            let n = QUERIES.min(seq_q - first);
+            let (operands, tile) = floats.split_at_mut(memory.queries.start);
+            let (queries, tile) = tile.split_at_mut(memory.queries.len());
+            let (scores, tile) = tile.split_at_mut(memory.scores.len());
+            let (result, mask) = tile.split_at_mut(memory.context.len());
+            let start = queries_of.start + first;
+            let features = head * d..(head + 1) * d;
+            let b = self.shapes[0].tile(start..start + n, features.clone(), QUERIES);
+            let (b, b_row) = match b {
+                Some((range, stride)) => (&q[range], stride),
+                None => {
+                    if n < QUERIES {
+                        queries.fill(0.0);
+                    }
+                    let tokens = start..start + n;
+                    gather(q, &self.shapes[0], tokens, features, queries, QUERIES);
+                    (&*queries, QUERIES)
+                }
+            };
+            let keys = &operands[memory.keys.clone()];
+            self.product(
+                Strided {
+                    a: keys,
+                    row: 1,
+                    step: keys_stride,
+                    n: seq_k,
+                },
+                (b, b_row),
+                d,
+                scores,
+            );
+            let scale = self.add_bias(
+                reads,
+                [item, head, first, n],
+                &mut scores[..seq_k * QUERIES],
+            );
+            let mask = &mask[..seq_k];
+            let scale = self.add_relative(reads, [head, first], scale, mask, scores);
+            let mut sums = [0.0; QUERIES];
+            match &self.softmax {
+                Some(kernel) => {
+                    kernel.attention_softmax(&mut scores[..seq_k * QUERIES], mask, scale, &mut sums)
+                }
+                None => softmax(&mut scores[..seq_k * QUERIES], mask, scale, &mut sums),
+            }
+            let values = &operands[memory.values.clone()];
+            self.product(
+                Strided {
+                    a: values,
+                    row: values_stride,
+                    step: 1,
+                    n: dv,
+                },
+                (scores, QUERIES),
+                seq_k,
+                result,
+            );
+            let (out, lane, stride) =
+                self.context_at(sequences, contexts, queries_of.start, first, seq_q);
+            let lanes = lane..(lane + QUERIES).min(stride);
+            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                for ((out, c), sum) in out[lanes.clone()].iter_mut().zip(c).zip(&sums) {
+                    *out = c * sum;
+                }
+            }
+        }
+    }
+
+    /// The contexts of one sequence and head, a tile by one call.
+    pub(super) fn head_by_kernel(
+        &self,
+        kernel: &Kernel,
+        reads: &Reads<'_>,
+        sequences: &Sequences,
+        [item, head]: [usize; 2],
+        floats: &mut [f32],
+        contexts: &mut Pieces<'_, f32>,
+    ) {
+        let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
+        let memory = &sequences.memory;
+        let ([seq_q, seq_k], [d, dv]) = ([queries_of.len(), keys_of.len()], self.d);
+        let (operands, tile) = floats.split_at_mut(memory.queries.start);
+        let (keys, values) = operands.split_at_mut(memory.values.start);
+        let (queries, tile) = tile.split_at_mut(memory.queries.len());
+        let (scores, tile) = tile.split_at_mut(memory.scores.len());
+        let (result, tile) = tile.split_at_mut(memory.context.len());
+        let (mask, state) = tile.split_at_mut(memory.mask.len());
+        // Scores are to the base of 2. A mask that was finite stays so: keys that are all masked weigh the same.
+        let masked = self.masked_value * std::f32::consts::LOG2_E;
+        let masked = if self.masked_value.is_finite() {
+            masked.max(f32::MIN)
+        } else {
+            masked
+        };
+        self.fill_mask(reads, keys_of, masked, mask);
+        mask[seq_k..].fill(f32::NEG_INFINITY);
+        let features = |d: usize| head * d..(head + 1) * d;
+        let operand = |value: usize, shape: &PanelShape, d: usize, memory: &mut [f32]| {
+            panels_of(
+                reads.panels(value),
+                shape,
+                keys_of.clone(),
+                features(d),
+                memory,
+            )
+        };
+        let key_panels = operand(self.k, &self.shapes[1], d, keys);
+        let value_panels = operand(self.v, &self.shapes[2], dv, values);
+        let of_panels = |panels, memory| match panels {
+            Panels::Gathered(stride) => (memory, stride),
+            Panels::InPlace(x, stride) => (x, stride),
+        };
+        let (keys, values) = (
+            of_panels(key_panels, &*keys),
+            of_panels(value_panels, &*values),
+        );
+        let q = reads.panels(self.q);
+        for first in (0..seq_q).step_by(QUERIES) {
+            let n = QUERIES.min(seq_q - first);
+            let tokens = queries_of.start + first..queries_of.start + first + n;
+            let queries = match self.shapes[0].tile(tokens.clone(), features(d), QUERIES) {
+                Some((range, stride)) => (&q[range], stride),
+                None => {
+                    if n < QUERIES {
+                        queries.fill(0.0);
+                    }
+                    gather(q, &self.shapes[0], tokens, features(d), queries, QUERIES);
+                    (&*queries, QUERIES)
+                }
+            };
+            let tile = AttentionTile {
+                keys,
+                values,
+                n_keys: seq_k,
+                queries,
+                mask,
+                d: self.d,
+                scale: self.scale * std::f32::consts::LOG2_E,
+            };
+            let (out, lane, stride) =
+                self.context_at(sequences, contexts, queries_of.start, first, seq_q);
+            if lane + QUERIES <= stride {
+                kernel.attention_tile(&tile, scores, state, (&mut out[lane..], stride));
+                continue;
+            }
+            kernel.attention_tile(&tile, scores, state, (result, QUERIES));
+            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                out[lane..].copy_from_slice(&c[..stride - lane]);
+            }
+        }
+    }
+
+    /// Where the contexts of the tile that begins at query `first` of a sequence go: rows, the lane in them, and elements from
+    /// one to the next.
+    fn context_at<'a>(
+        &self,
+        sequences: &Sequences,
+        contexts: &'a mut Pieces<'_, f32>,
+        start: usize,
+        first: usize,
+        n_queries: usize,
+    ) -> (&'a mut [f32], usize, usize) {
+        if sequences.aligned {
+            let width = self.shapes[3].width;
+            let stride = self.shapes[3].stride((start + first) / width);
+            (contexts.piece(first / width), first % width, stride)
+        } else {
+            let stride = n_queries.next_multiple_of(QUERIES);
+            (contexts.piece(0), first, stride)
+        }
+    }
+
+    /// What is added to the score of each key.
+    fn fill_mask(&self, reads: &Reads<'_>, keys: &Range<usize>, masked: f32, out: &mut [f32]) {
+        let out = &mut out[..keys.len()];
+        let Some(mask) = self.mask else {
+            out.fill(0.0);
+            return;
+        };
+        let seen = |mask: TensorView<'_>, i: usize| match mask.data() {
+            DataView::Bool(v) => v[i],
+            data => with_elements!(data, v => v[i] != Default::default()),
+        };
+        let mask = reads.view(mask);
+        for (key, out) in keys.clone().zip(out) {
+            *out = if seen(mask, key) { 0.0 } else { masked };
+        }
+    }
+
+    /// Scales scores and adds the bias to them, if there is one; returns the scale that is left to apply.
+    fn add_bias(
+        &self,
+        reads: &Reads<'_>,
+        [item, head, first, n]: [usize; 4],
+        scores: &mut [f32],
+    ) -> f32 {
+        let Some((bias, strides)) = &self.bias else {
+            return self.scale;
+        };
+        let bias = reads.f32(*bias);
+        let start = item * strides[0] + head * strides[1] + first * strides[2];
+        for (key, scores) in scores.chunks_exact_mut(QUERIES).enumerate() {
+            for (query, score) in scores[..n].iter_mut().enumerate() {
+                *score = *score * self.scale + bias[start + query * strides[2] + key * strides[3]];
+            }
+            scores[n..].iter_mut().for_each(|s| *s *= self.scale);
+        }
+        1.0
+    }
+
+    /// Scales scores and adds the bias by distance to them, if there is one; returns the scale that is left to apply.
+    ///
+    /// The bias is no less than what leaves its sum with the mask finite, if the mask is.
+    fn add_relative(
+        &self,
+        reads: &Reads<'_>,
+        [head, first]: [usize; 2],
+        scale: f32,
+        mask: &[f32],
+        scores: &mut [f32],
+    ) -> f32 {
+        let Some((relative, stride)) = self.relative else {
+            return scale;
+        };
+        let relative = &reads.f32(relative)[head * stride..];
+        let least = if self.masked_value.is_finite() {
+            f32::MIN
+        } else {
+            f32::NEG_INFINITY
+        };
+        let (rows, _) = scores.as_chunks_mut::<QUERIES>();
+        for (key, (scores, key_mask)) in rows.iter_mut().zip(mask).enumerate() {
+            let of_tile = &relative[first + mask.len() - key..];
+            let floor = least - key_mask;
+            let mut add = |r: &[f32]| {
+                for (score, &r) in scores.iter_mut().zip(r) {
+                    *score = *score * scale + if r < floor { floor } else { r };
+                }
+            };
+            match of_tile.first_chunk::<QUERIES>() {
+                Some(r) => add(r),
+                // The last tile ends beyond the last query, and its lanes beyond the last distance.
+                None => add(of_tile),
+            }
+        }
+        1.0
+    }
+
+    /// `c[i][t] = sum_j a(i, j) b[j * b_row + t]` for `n` rows i, `k` steps j and the queries t of a tile.
+    fn product(&self, a: Strided<'_>, (b, b_row): (&[f32], usize), k: usize, c: &mut [f32]) {
+        if let Some(kernel) = &self.product {
+            kernel.attention_product(a.a, [a.row, a.step], (b, b_row), k, a.n, c);
+            return;
+        }
+        for (i, c) in c.chunks_exact_mut(QUERIES).take(a.n).enumerate() {
+            let mut sums = [0.0f32; QUERIES];
+            for (j, b) in b.chunks(b_row).take(k).enumerate() {
+                let a = a.a[i * a.row + j * a.step];
+                sums.iter_mut().zip(b).for_each(|(s, b)| *s += a * b);
+            }
+            c.copy_from_slice(&sums);
+        }
+    }
+}
+/// `a(i, j) = a[i * row + j * step]` for `n` rows i.
+struct Strided<'a> {
+    a: &'a [f32],
+    row: usize,
+    step: usize,
+    n: usize,
+}
+
+/// Keys or values of a head, in panels of [`KEYS`] tokens.
+enum Panels<'a> {
+    /// In thread memory; elements from one panel to the next.
+    Gathered(usize),
+    /// From the first panel on, and elements from one to the next.
+    InPlace(&'a [f32], usize),
+}
+
+/// Features of consecutive tokens in panels of [`KEYS`] tokens: as they are, or gathered into `memory`.
+fn panels_of<'a>(
+    x: &'a [f32],
+    shape: &PanelShape,
+    tokens: Range<usize>,
+    features: Range<usize>,
+    memory: &mut [f32],
+) -> Panels<'a> {
+    if tokens.len() <= IN_PLACE && shape.begins_panels_of(KEYS, &tokens) {
+        let first = shape.rows(tokens.start / KEYS, features.clone());
+        let last = shape.rows((tokens.end - 1) / KEYS, features);
+        return Panels::InPlace(&x[first.start..last.end], KEYS * shape.features);
+    }
+    let (start, n) = (tokens.start, features.len());
+    shape.for_each_run(tokens, |t, first, stride, len| {
+        let mut done = 0;
+        while done < len {
+            let (p, lane) = ((t - start + done) / KEYS, (t - start + done) % KEYS);
+            let of_panel = (len - done).min(KEYS - lane);
+            for (row, f) in features.clone().enumerate() {
+                let from = &x[first + done + f * stride..];
+                let to = &mut memory[(p * n + row) * KEYS + lane..];
+                match (to.first_chunk_mut::<KEYS>(), from.first_chunk::<KEYS>()) {
+                    (Some(to), Some(from)) if of_panel == KEYS => *to = *from,
+                    _ => to[..of_panel].copy_from_slice(&from[..of_panel]),
+                }
+            }
+            done += of_panel;
+        }
+    });
+    Panels::Gathered(n * KEYS)
+}
+
+/// Copies features of consecutive tokens out of panels: `out[feature][token]` with rows of `stride`.
+fn gather(
+    x: &[f32],
+    shape: &PanelShape,
+    tokens: Range<usize>,
+    features: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let start = tokens.start;
+    shape.for_each_run(tokens, |t, first, panel_stride, len| {
+        for (row, f) in features.clone().enumerate() {
+            let from = first + f * panel_stride;
+            let to = row * stride + t - start;
+            out[to..to + len].copy_from_slice(&x[from..from + len]);
+        }
+    });
+}
+
+/// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`.
+pub(in crate::steps) fn softmax(
+    s: &mut [f32],
+    mask: &[f32],
+    scale: f32,
+    sums: &mut [f32; QUERIES],
+) {
+    let mut max = [f32::NEG_INFINITY; QUERIES];
+    for (s, mask) in s.chunks_exact_mut(QUERIES).zip(mask) {
+        for (s, max) in s.iter_mut().zip(&mut max) {
+            *s = *s * scale + mask;
+            *max = max.max(*s);
+        }
+    }
+    let mut totals = [0.0f32; QUERIES];
+    for s in s.chunks_exact_mut(QUERIES) {
+        for ((s, max), total) in s.iter_mut().zip(&max).zip(&mut totals) {
+            *s = (*s - max).exp();
+            *total += *s;
+        }
+    }
+    for (sum, total) in sums.iter_mut().zip(totals) {
+        *sum = 1.0 / total;
+    }
+}
