@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 12;
 const MAX_ADDENDS: usize = 4;
 
 /// Added to a score, values up to this leave nothing of it in `f32` or `f64`.
-const ABSORBING: f32 = -1e30;
+pub(crate) const ABSORBING: f32 = -1e30;
 
 /// What a softmax over keys is of.
 #[derive(Clone, Debug)]

@@ -98,7 +98,7 @@ fn masked_attention(graph: &Graph, node: NodeId) -> Option<Value> {
         Some(Attribute::Float(v)) => *v,
         _ => f32::MIN,
     };
-    let has_bias = [4, 5].iter().any(|&i| graph.operand(node, i).is_some());
+    let has_bias = graph.operands(node).iter().skip(4).any(Option::is_some);
     let understood = !has_bias && masked_value <= MASKED;
     graph.operand(node, 3).filter(|_| understood)
 }

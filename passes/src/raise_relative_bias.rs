@@ -45,17 +45,23 @@
 //! ([`crate::analysis::access`]); the same operators are then applied to these integers for each distance once. ALiBi, T5's and
 //! MPNet's buckets, sliding windows and causal masks are all of this kind.
 //!
-//! A sum is taken apart: what does not depend on the distance alone stays a bias. A bias that is `lo` unless two conditions
-//! hold, one on the distance and one on the key, becomes a relative bias and a key mask.
+//! DeBERTa multiplies queries with the keys of positions, and keys with the queries of positions, and takes from each row the
+//! element of the distance: `bias[b, h, i, j] = rows[b, h, i, g(j - i)]`, or `rows[b, h, j, g(j - i)]`, by `GatherElements`. The rows
+//! become operands, `p` numbers a token, and the index one number for each distance, `g(sk - e)`.
+//!
+//! A sum is taken apart: what does not depend on the distance alone stays a bias. A bias that is `lo` unless conditions on the
+//! distance, on the key and on the query hold becomes a relative bias, a key mask and a mask of queries. `lo` on every key of a
+//! query leaves nothing of its scores, which then are all alike: where `lo` is at most -1e30, finite, and all that is added.
 //!
 //! Preconditions: attention without a relative bias; the parts broadcast to `[heads, queries, keys]`. Otherwise the bias stays,
 //! with a remark if it is computed for every pair of tokens.
 //!
 //! Numeric effect: exact; where a window and a mask come apart and `lo` is not the least finite number or infinite, a query all
-//! of whose keys are masked weighs those masked by both less than the graph did.
+//! of whose keys are masked weighs those masked by both less than the graph did. Integers that are multiplied to a mask are taken
+//! not to wrap to zero.
 //!
 //! Source: Press et al., "Train Short, Test Long" (arXiv:2108.12409); Raffel et al., "Exploring the Limits of Transfer Learning"
-//! (arXiv:1910.10683), section 2.1.
+//! (arXiv:1910.10683), section 2.1; He et al., "DeBERTa" (arXiv:2006.03654), section 3.1.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,8 +72,10 @@ use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 use crate::analysis::access::{Expr, describe, is_elementwise, origin};
 use crate::analysis::affine::Affine;
 use crate::analysis::padding::MASKED;
+use crate::attention_scores::ABSORBING;
 use crate::heads::view;
 use crate::matcher::{axis_of, binary, permutation, result, scalar};
+use crate::polynomial::scaled;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -97,9 +105,14 @@ impl Pass for RaiseRelativeBias {
             if graph.op(node).operator() != Some(Operator::ScaledDotProductAttention) {
                 continue;
             }
-            let (Some(bias), None) = (graph.operand(node, 4), graph.operand(node, 5)) else {
+            let operands = graph.operands(node);
+            let [_, _, _, _, Some(bias), apart @ ..] = &operands[..] else {
                 continue;
             };
+            if apart.iter().any(Option::is_some) {
+                continue;
+            }
+            let bias = *bias;
             let (Some(q), Some(k)) = (graph.operand(node, 0), graph.operand(node, 1)) else {
                 continue;
             };
@@ -110,7 +123,7 @@ impl Pass for RaiseRelativeBias {
                 chain: 0,
             };
             let parts = take_apart(graph, node, bias, &mut distances)?;
-            if parts.relative.is_none() && parts.mask.is_none() {
+            if parts.is_whole() {
                 if let [.., queries, keys] = graph.shape(bias)
                     && queries.as_fixed() != Some(1)
                     && keys.as_fixed() != Some(1)
@@ -133,16 +146,37 @@ impl Pass for RaiseRelativeBias {
 struct Parts {
     /// `f32[1 or heads, queries + keys]`.
     relative: Option<Value>,
-    /// `bool[batch, keys]`, and what masks.
-    mask: Option<(Value, f32)>,
+    mask: Option<Mask>,
+    /// Of queries and of keys: `f32[batch, heads, tokens, positions]`, and `i64[queries + keys]`.
+    positions: [Option<[Value; 2]>; 2],
     rest: Option<Value>,
 }
 
+/// What hides scores.
+struct Mask {
+    /// `[batch, keys]`, and what masks where it is zero.
+    keys: Value,
+    masked_value: f32,
+    /// `[batch, queries]`: where it is zero, every key is masked.
+    queries: Option<Value>,
+}
+
 impl Parts {
+    /// True if nothing was taken out of the bias.
+    fn is_whole(&self) -> bool {
+        self.relative.is_none() && self.mask.is_none() && self.positions == [None, None]
+    }
+
     fn describe(&self) -> String {
+        let [by_query, by_key] = self.positions;
         let parts = [
             self.relative.map(|_| "one number for each distance"),
-            self.mask.map(|_| "a key mask"),
+            by_query.map(|_| "one for each query and position"),
+            by_key.map(|_| "one for each key and position"),
+            self.mask.as_ref().map(|m| match m.queries {
+                Some(_) => "masks of keys and queries",
+                None => "a key mask",
+            }),
             self.rest.map(|_| "a bias"),
         ];
         let parts: Vec<&str> = parts.into_iter().flatten().collect();
@@ -153,13 +187,19 @@ impl Parts {
 /// Puts an attention with these parts in the place of `node`.
 fn rebuild(graph: &mut Graph, node: NodeId, parts: &Parts) -> Result<(), PassError> {
     let mut operands = graph.operands(node);
-    operands.resize(6, None);
-    operands[4] = parts.rest;
-    operands[5] = parts.relative;
+    operands.truncate(4);
+    operands.extend([parts.rest, parts.relative, None]);
+    for positions in parts.positions {
+        operands.extend(match positions {
+            Some(positions) => positions.map(Some),
+            None => [None; 2],
+        });
+    }
     let mut attributes = graph.attributes(node).clone();
-    if let Some((mask, masked_value)) = parts.mask {
-        operands[3] = Some(mask);
-        attributes.set("masked_value", Attribute::Float(masked_value));
+    if let Some(mask) = &parts.mask {
+        operands[3] = Some(mask.keys);
+        operands[6] = mask.queries;
+        attributes.set("masked_value", Attribute::Float(mask.masked_value));
     }
     let n_operands = operands.iter().rposition(Option::is_some);
     operands.truncate(n_operands.map_or(0, |i| i + 1));
@@ -179,27 +219,40 @@ fn take_apart(
     distances: &mut Distances<'_>,
 ) -> Result<Parts, PassError> {
     let mut parts = Parts::default();
-    let mut has_mask = graph.operand(node, 3).is_some();
     let mut addends = Vec::new();
     collect(graph, bias, Operator::Add, MAX_DEPTH, &mut addends);
     let sum = |graph: &mut Graph, a: Option<Value>, b: Value| match a {
         Some(a) => graph.apply(Operator::Add, Attributes::new(), &[a, b]),
         None => Ok(b),
     };
+    let mut others = Vec::new();
     for addend in addends {
-        if let Some(relative) = distances.bias(graph, addend)? {
+        if let Some((side, positions)) = distances.positions(graph, node, addend)?
+            && parts.positions[side].is_none()
+        {
+            parts.positions[side] = Some(positions);
+        } else if let Some(relative) = distances.bias(graph, addend)? {
             parts.relative = Some(sum(graph, parts.relative, relative)?);
-            continue;
+        } else {
+            others.push(addend);
         }
-        if !has_mask && let Some((window, mask, lo)) = masked(graph, node, addend, distances)? {
+    }
+    // What else is added may be infinite, and is there for masked queries too.
+    let may_level = parts.relative.is_none() && others.len() == 1;
+    let mut has_mask = graph.operand(node, 3).is_some();
+    for addend in others {
+        if !has_mask
+            && let Some((window, mask)) = masked(graph, node, addend, distances)?
+            && (may_level || mask.queries.is_none())
+        {
             if let Some(relative) = window {
                 parts.relative = Some(sum(graph, parts.relative, relative)?);
             }
-            parts.mask = Some((mask, lo));
+            parts.mask = Some(mask);
             has_mask = true;
-            continue;
+        } else {
+            parts.rest = Some(sum(graph, parts.rest, addend)?);
         }
-        parts.rest = Some(sum(graph, parts.rest, addend)?);
     }
     Ok(parts)
 }
@@ -215,14 +268,14 @@ fn collect(graph: &Graph, value: Value, op: Operator, depth: usize, out: &mut Ve
     }
 }
 
-/// A bias that is `lo` unless conditions on distances and on keys hold: that on distances as a relative bias, that on keys as a
-/// mask.
+/// A bias that is `lo` unless conditions on distances, on keys and on queries hold: that on distances as a relative bias, the
+/// others as masks.
 fn masked(
     graph: &mut Graph,
     node: NodeId,
     bias: Value,
     distances: &mut Distances<'_>,
-) -> Result<Option<(Option<Value>, Value, f32)>, PassError> {
+) -> Result<Option<(Option<Value>, Mask)>, PassError> {
     let [Some(condition), Some(yes), Some(no)] = graph.operands(bias.node)[..] else {
         return Ok(None);
     };
@@ -238,28 +291,39 @@ fn masked(
     if MASKED < lo || !conjuncts(graph, condition, visible, MAX_DEPTH, &mut clauses) {
         return Ok(None);
     }
-    let (mut near, mut seen): (Option<Value>, Option<Value>) = (None, None);
+    let [mut near, mut seen, mut active]: [Option<Value>; 3] = [None; 3];
     for (clause, holds) in clauses {
-        let (into, mut value) = match distances.relative(graph, clause)? {
-            Some(relative) => (&mut near, relative),
-            None => match of_keys(graph, node, clause)? {
-                Some(mask) => (&mut seen, mask),
-                None => return Ok(None),
-            },
+        let (into, mut value) = if let Some(relative) = distances.relative(graph, clause)? {
+            (&mut near, relative)
+        } else if let Some(mask) = of_keys(graph, node, clause)? {
+            (&mut seen, mask)
+        } else if let Some(mask) = of_queries(graph, node, clause)? {
+            (&mut active, mask)
+        } else {
+            return Ok(None);
         };
         if !holds {
-            value = graph.apply(Operator::Not, Attributes::new(), &[value])?;
+            let value_holds = boolean(graph, value)?;
+            value = graph.apply(Operator::Not, Attributes::new(), &[value_holds])?;
         }
         *into = Some(match *into {
-            Some(other) => graph.apply(Operator::And, Attributes::new(), &[other, value])?,
+            Some(other) => {
+                let both = [boolean(graph, other)?, boolean(graph, value)?];
+                graph.apply(Operator::And, Attributes::new(), &both)?
+            }
             None => value,
         });
     }
-    let Some(mask) = seen else {
+    let Some(keys) = seen else {
         return Ok(None);
     };
+    // For a query that is not active, `lo` on every key must leave nothing of the scores.
+    if active.is_some() && !(lo.is_finite() && lo <= ABSORBING) {
+        return Ok(None);
+    }
     let relative = match near {
         Some(near) => {
+            let near = boolean(graph, near)?;
             let masked = graph.add_const("masked", Arc::new(Tensor::scalar(lo)));
             let zero = graph.add_const("zero", Arc::new(Tensor::scalar(0.0f32)));
             let bias = [near, zero, masked];
@@ -271,10 +335,25 @@ fn masked(
         }
         None => None,
     };
-    Ok(Some((relative, mask, lo)))
+    let mask = Mask {
+        keys,
+        masked_value: lo,
+        queries: active,
+    };
+    Ok(Some((relative, mask)))
 }
 
-/// Conditions that together mean that `condition` is `holds`, each with what it is to be; false if it is too deep.
+/// Whether the elements of `value` are not zero.
+fn boolean(graph: &mut Graph, value: Value) -> Result<Value, PassError> {
+    if graph.ty(value).dtype == DType::Bool {
+        return Ok(value);
+    }
+    let to = Attributes::new().with("to", Attribute::Str(DType::Bool.name().to_owned()));
+    Ok(graph.apply(Operator::Cast, to, &[value])?)
+}
+
+/// Conditions that together mean that `condition` is `holds`, each with what it is to be, integers for whether they are not
+/// zero; false if it is too deep.
 fn conjuncts(
     graph: &Graph,
     condition: Value,
@@ -289,9 +368,13 @@ fn conjuncts(
     if let Some((a, b)) = binary(graph, condition, both) {
         return conjuncts(graph, a, holds, depth, out) && conjuncts(graph, b, holds, depth, out);
     }
-    match graph.operand(condition.node, 0) {
-        Some(x) if graph.operator(condition) == Some(Operator::Not) => {
-            conjuncts(graph, x, !holds, depth, out)
+    match (graph.operator(condition), graph.operand(condition.node, 0)) {
+        (Some(Operator::Not), Some(x)) => conjuncts(graph, x, !holds, depth, out),
+        (Some(Operator::Cast), Some(x)) if holds && graph.ty(x).dtype.is_integer() => {
+            let mut factors = Vec::new();
+            collect(graph, x, Operator::Mul, depth, &mut factors);
+            out.extend(factors.into_iter().map(|x| (x, true)));
+            true
         }
         _ => {
             out.push((condition, holds));
@@ -300,7 +383,7 @@ fn conjuncts(
     }
 }
 
-/// A condition on the key alone as `bool[batch, keys]`.
+/// A condition on the key alone as `[batch, keys]`.
 fn of_keys(graph: &mut Graph, node: NodeId, condition: Value) -> Result<Option<Value>, PassError> {
     let Some(k) = graph.operand(node, 1) else {
         return Ok(None);
@@ -324,6 +407,83 @@ fn of_keys(graph: &mut Graph, node: NodeId, condition: Value) -> Result<Option<V
     Ok(by_key.then_some(tensor))
 }
 
+/// A condition on the query alone as `[batch, queries]`.
+fn of_queries(
+    graph: &mut Graph,
+    node: NodeId,
+    condition: Value,
+) -> Result<Option<Value>, PassError> {
+    let Some(q) = graph.operand(node, 0) else {
+        return Ok(None);
+    };
+    let shape = graph.shape(q)[..2].to_vec();
+    let one = Dim::fixed(1);
+    let own = graph.shape(condition).to_vec();
+    match own.as_slice() {
+        [batch, between @ .., queries, last]
+            if [batch.clone(), queries.clone()] == shape[..]
+                && *last == one
+                && between.iter().all(|d| *d == one) =>
+        {
+            Ok(Some(view(graph, condition, shape)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Elements that are taken from rows: `factor · row[index]`.
+struct Gathered {
+    rows: Value,
+    index: Value,
+    /// Rows are those of keys, not of queries.
+    transposed: bool,
+    factor: f64,
+}
+
+/// What `value` takes from rows of its last axis, through factors, one transposition of the last two axes, and views of those
+/// before them.
+fn gathered(graph: &Graph, value: Value) -> Option<Gathered> {
+    let mut value = value;
+    let (mut transposed, mut factor) = (false, 1.0);
+    for _ in 0..MAX_DEPTH {
+        let node = value.node;
+        if let Some((x, by)) = scaled(graph, value) {
+            value = x;
+            factor *= by;
+            continue;
+        }
+        let x = graph.operand(node, 0)?;
+        let shape = graph.shape(value);
+        let rank = shape.len();
+        match graph.op(node) {
+            Op::View(_) => {
+                let of_x = graph.shape(x);
+                let matrix = of_x.len().checked_sub(2)?;
+                (of_x[matrix..] == shape[rank.checked_sub(2)?..]).then_some(())?;
+                value = x;
+            }
+            Op::Apply(Operator::Transpose, _) => {
+                let mut swapped: Vec<usize> = (0..rank).collect();
+                swapped.swap(rank.checked_sub(2)?, rank - 1);
+                (permutation(graph, node)? == swapped).then_some(())?;
+                transposed = !transposed;
+                value = x;
+            }
+            Op::Apply(Operator::GatherElements, _) => {
+                (2 <= rank && axis_of(graph, node, rank)? == rank - 1).then_some(())?;
+                return Some(Gathered {
+                    rows: x,
+                    index: graph.operand(node, 1)?,
+                    transposed,
+                    factor,
+                });
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Values by distance instead of by query and key.
 struct Distances<'a> {
     queries: Dim,
@@ -344,6 +504,86 @@ impl Distances<'_> {
             Some(relative) => self.rows(graph, relative),
             None => Ok(None),
         }
+    }
+
+    /// A bias of the scores of `attention` that takes from rows of queries (0) or of keys (1), by distance: the rows as `[batch,
+    /// heads, tokens, positions]`, and the index by distance.
+    fn positions(
+        &mut self,
+        graph: &mut Graph,
+        attention: NodeId,
+        bias: Value,
+    ) -> Result<Option<(usize, [Value; 2])>, PassError> {
+        let heads = graph.attributes(attention).int("num_heads");
+        let (Some(found), Some(q), Some(heads)) =
+            (gathered(graph, bias), graph.operand(attention, 0), heads)
+        else {
+            return Ok(None);
+        };
+        let batch = graph.shape(q)[0].clone();
+        let (of_rows, of_index) = (graph.shape(found.rows), graph.shape(found.index).to_vec());
+        let rank = of_index.len();
+        let [side, queries, keys] = match found.transposed {
+            false => [0, rank - 2, rank - 1],
+            true => [1, rank - 1, rank - 2],
+        };
+        let (Some((width, of_tokens)), Some((_, leading))) =
+            (of_rows.split_last(), of_index.split_last())
+        else {
+            return Ok(None);
+        };
+        if of_tokens != leading || of_index[queries] != self.queries || of_index[keys] != self.keys
+        {
+            return Ok(None);
+        }
+        let n_heads = Dim::fixed(heads);
+        let apart = match &leading[..leading.len() - 1] {
+            [b, h] => *b == batch && *h == n_heads,
+            [both] => batch.mul(&n_heads).as_ref() == Some(both),
+            _ => false,
+        };
+        let shape = vec![
+            batch,
+            n_heads,
+            leading[leading.len() - 1].clone(),
+            width.clone(),
+        ];
+        let Some(n_distances) = self.queries.add(&self.keys).filter(|_| apart) else {
+            return Ok(None);
+        };
+        // Batch and heads are alike in the index: it is the same behind them.
+        let (mut index, mut axes) = (found.index, [queries, keys]);
+        while let Op::Broadcast(_) = graph.op(index.node)
+            && let Some(x) = graph.operand(index.node, 0)
+        {
+            let skipped = graph.ty(index).rank() - graph.ty(x).rank();
+            let of_x = axes.map(|a| a.checked_sub(skipped));
+            let [Some(i), Some(j)] = of_x else { break };
+            if graph.shape(x)[i] != self.queries || graph.shape(x)[j] != self.keys {
+                break;
+            }
+            (index, axes) = (x, [i, j]);
+        }
+        let Some(index) = self.along(graph, index, axes)? else {
+            return Ok(None);
+        };
+        let own = graph.shape(index);
+        let alike = (0..own.len()).all(|a| a == axes[1] || own[a].as_fixed() == Some(1));
+        if !alike {
+            return Ok(None);
+        }
+        let mut index = view(graph, index, vec![n_distances])?;
+        if graph.ty(index).dtype != DType::I64 {
+            let to = Attributes::new().with("to", Attribute::Str(DType::I64.name().to_owned()));
+            index = graph.apply(Operator::Cast, to, &[index])?;
+        }
+        let mut rows = view(graph, found.rows, shape)?;
+        if found.factor != 1.0 {
+            let factor = Tensor::scalar(found.factor as f32);
+            let factor = graph.add_const("factor", Arc::new(factor));
+            rows = graph.apply(Operator::Mul, Attributes::new(), &[rows, factor])?;
+        }
+        Ok(Some((side, [rows, index])))
     }
 
     /// `relative`, `[1, 1 or heads, 1, distances]` or of a lower rank, as rows.

@@ -46,5 +46,6 @@ pub use attributes::{Attribute, AttributeType, Attributes};
 pub use dtype::DType;
 pub use error::OpError;
 pub use evaluate::evaluate;
+pub use lancet::place_of;
 pub use operator::{AttributeSchema, DefaultValue, Domain, Operator, Schema};
 pub use tensor::{Data, DataView, Element, Tensor, TensorView};
