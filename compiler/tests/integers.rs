@@ -11,11 +11,13 @@ use lancet_runtime::Kernels;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Compiles by the passes that choose formats and layouts.
-fn model(text: &str, kernels: Kernels, threads: usize) -> Model {
+/// The passes that choose formats and layouts.
+const LAYOUT: &str = "detect-sparsity,assign-layout";
+
+fn model(text: &str, pipeline: &str, kernels: Kernels, threads: usize) -> Model {
     let graph = parse(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let options = CompileOptions {
-        pipeline: "detect-sparsity,assign-layout".to_owned(),
+        pipeline: pipeline.to_owned(),
         ..CompileOptions::default()
     };
     let compiled = compile(graph, &options, &mut |_, _| {}).unwrap();
@@ -40,7 +42,7 @@ fn check(text: &str, inputs: &[(&str, Tensor)], portable: usize) {
     let want = eval(&graph, inputs).unwrap();
     let views: Vec<_> = inputs.iter().map(|(n, t)| (*n, t.view())).collect();
     for (kernels, threads) in [(Kernels::Emitted, 2), (Kernels::Portable, 1)] {
-        let model = model(text, kernels, threads);
+        let model = model(text, LAYOUT, kernels, threads);
         assert_eq!(n_portable(&model), portable, "{:#?}", model.plan().steps);
         let got = Session::new(&model).run(&views).unwrap();
         for ((name, got), (_, want)) in got.iter().zip(&want) {
@@ -153,6 +155,182 @@ proptest! {
     }
 }
 
+/// Attention of bytes: queries, keys and values as whole numbers `[batch][token][head][feature]`, their zero points, the factor of scores,
+/// the scale of probabilities.
+struct Attention {
+    sizes: [usize; 3],
+    x: [Vec<u8>; 3],
+    zeros: [u8; 3],
+    factor: f32,
+    scale: f32,
+}
+
+impl Attention {
+    const HEADS: usize = 2;
+
+    /// The graph as SparseML writes it.
+    fn text(&self) -> String {
+        let [_, _, d] = self.sizes;
+        let hidden = Self::HEADS * d;
+        let [zq, zk, zv] = self.zeros;
+        let split = |name: &str, perm: &str| {
+            format!(
+                "%{name}0 = quantize_linear %{name}, @one, @z{name}
+                %{name}1 = view %{name}0 : u8[b, s, {heads}, {d}]
+                %{name}2 = transpose %{name}1 {{perm = {perm}}}",
+                heads = Self::HEADS
+            )
+        };
+        format!(
+            "graph @g(%q: f32[b, s, {hidden}], %k: f32[b, s, {hidden}], %v: f32[b, s, {hidden}]) dims(b, s) {{
+                const @one: f32[] = 1.0
+                const @zq: u8[] = {zq}
+                const @zk: u8[] = {zk}
+                const @zv: u8[] = {zv}
+                const @zero: u8[] = 0
+                const @factor: f32[] = {factor:?}
+                const @scale: f32[] = {scale:?}
+                {}
+                {}
+                {}
+                %0 = matmul_integer %q2, %k2, @zq, @zk
+                %1 = cast %0 {{to = \"f32\"}}
+                %2 = mul %1, @factor
+                %p = softmax %2 {{axis = -1}}
+                %p8 = quantize_linear %p, @scale, @zero
+                %3 = matmul_integer %p8, %v2, @zero, @zv
+                %4 = cast %3 {{to = \"f32\"}}
+                %5 = transpose %4 {{perm = [0, 2, 1, 3]}}
+                %6 = view %5 : f32[b, s, {hidden}]
+                return %6
+            }}",
+            split("q", "[0, 2, 1, 3]"),
+            split("k", "[0, 2, 3, 1]"),
+            split("v", "[0, 2, 1, 3]"),
+            factor = self.factor,
+            scale = self.scale,
+        )
+    }
+
+    /// An element with its zero point taken off.
+    fn at(&self, operand: usize, [item, token, head, feature]: [usize; 4]) -> i64 {
+        let [_, s, d] = self.sizes;
+        let i = ((item * s + token) * Self::HEADS + head) * d + feature;
+        i64::from(self.x[operand][i]) - i64::from(self.zeros[operand])
+    }
+
+    /// The sums of one query in a head; `None` where a probability is so near a tie that its last bits decide.
+    fn query(&self, item: usize, head: usize, query: usize) -> Option<Vec<i64>> {
+        let [_, s, d] = self.sizes;
+        let score = |key: usize| {
+            let product = |i| self.at(0, [item, query, head, i]) * self.at(1, [item, key, head, i]);
+            (0..d).map(product).sum::<i64>() as f64 * f64::from(self.factor)
+        };
+        let scores: Vec<f64> = (0..s).map(score).collect();
+        let max = scores.iter().copied().fold(f64::MIN, f64::max);
+        let total: f64 = scores.iter().map(|x| (x - max).exp()).sum();
+        let mut sums = vec![0; d];
+        for (key, x) in scores.iter().enumerate() {
+            let n = (x - max).exp() / total / f64::from(self.scale);
+            if n < 256.0 && (n - n.floor() - 0.5).abs() < 1e-3 {
+                return None;
+            }
+            let n = n.round_ties_even().min(255.0) as i64;
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum += n * self.at(2, [item, key, head, i]);
+            }
+        }
+        Some(sums)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Both products of an attention of bytes are those of integers, in one step without portable ones beside it.
+    #[test]
+    fn attention_of_bytes(
+        b in 1usize..3,
+        s in select(&[1usize, 5, 16, 33, 70][..]),
+        d in select(&[1usize, 3, 8, 64, 200][..]),
+        zeros in select(&[[0u8, 0, 0], [255, 255, 255], [141, 124, 123], [0, 255, 128]][..]),
+        scale in select(&[1.0 / 255.0f32, 0.000_36][..]),
+        near in proptest::bool::ANY,
+        seed in 0u32..1000,
+    ) {
+        let hidden = Attention::HEADS * d;
+        let random = |i: usize, seed: u32| {
+            let hash = (i as u32).wrapping_add(seed * 7919).wrapping_mul(2_654_435_761);
+            (hash ^ (hash >> 15)).wrapping_mul(2_246_822_519) >> 16
+        };
+        let operand = |seed: u32, of: &dyn Fn(usize, u32) -> u8| -> Vec<u8> {
+            (0..b * s * hidden).map(|i| of(i % d, random(i, seed))).collect()
+        };
+        // Either any bytes, or great sums that differ in the first product alone, by little. The kernel multiplies scores by
+        // log2 e, so that they stay whole.
+        let any = |_, r: u32| match r % 8 { 0 => 0, 1 => 255, _ => (r >> 3) as u8 };
+        let few = |i, r: u32| if i == 0 { (r % 4) as u8 } else { 255 };
+        let one = |i, _| if i == 0 { 1 } else { 255 };
+        let (q, k, factor) = if near {
+            (operand(seed, &one), operand(seed + 1, &few), std::f32::consts::LN_2)
+        } else {
+            (operand(seed, &any), operand(seed + 1, &any), 1e-3 / d as f32)
+        };
+        let zeros = if near { [0, 0, zeros[2]] } else { zeros };
+        let attention =
+            Attention { sizes: [b, s, d], x: [q, k, operand(seed + 2, &any)], zeros, factor, scale };
+        // Whole numbers that the graph turns into the bytes.
+        let inputs: Vec<(&str, Tensor)> = ["q", "k", "v"]
+            .into_iter()
+            .zip(attention.x.iter().zip(attention.zeros))
+            .map(|(name, (x, zero))| {
+                let x = x.iter().map(|&x| f32::from(x) - f32::from(zero)).collect::<Vec<f32>>();
+                (name, Tensor::new([b, s, hidden], x))
+            })
+            .collect();
+        let views: Vec<_> = inputs.iter().map(|(n, t)| (*n, t.view())).collect();
+        let text = attention.text();
+        let pipeline = format!(
+            "simplify-quantization,raise-attention,simplify-quantization,eliminate-identities,\
+             expand-fake-quantization,fuse-elementwise,{LAYOUT}"
+        );
+        let portable = (!near).then_some((Kernels::Portable, 1));
+        for (kernels, threads) in [(Kernels::Emitted, 2)].into_iter().chain(portable) {
+            let model = model(&text, &pipeline, kernels, threads);
+            prop_assert_eq!(n_portable(&model), 0, "{:#?}", model.plan().steps);
+            let got = Session::new(&model).run(&views).unwrap();
+            let got = got[0].1.as_slice::<f32>().unwrap();
+            for (i, got) in got.chunks_exact(d).enumerate() {
+                let (token, head) = (i / Attention::HEADS, i % Attention::HEADS);
+                if let Some(want) = attention.query(token / s, head, token % s) {
+                    let got: Vec<i64> = got.iter().map(|&y| y as i64).collect();
+                    prop_assert_eq!(&got, &want, "{:?}, token {}, head {}", kernels, token, head);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_over_many_keys_are_wider_than_singles() {
+    // 200 times 255, 254 or 253 for each key: the sums leave the whole numbers of f32.
+    let n_keys = 500;
+    let text = format!(
+        "graph @g(%q: f32[b, 3, 2], %k: f32[b, {n_keys}, 2], %v: f32[b, {n_keys}, 2]) dims(b) {{
+            %0 = scaled_dot_product_attention %q, %k, %v {{
+                exact_keys = 300, num_heads = 1, probability_rounding = [0.00001, 0.0, 201.0], scale = 1.0}}
+            return %0 as \"i0\"
+        }}"
+    );
+    let v: Vec<f32> = (0..2 * n_keys).map(|i| (255 - i % 3) as f32).collect();
+    let inputs = [
+        ("q", Tensor::new([1, 3, 2], vec![0.0f32; 6])),
+        ("k", Tensor::new([1, n_keys, 2], vec![1.0f32; 2 * n_keys])),
+        ("v", Tensor::new([1, n_keys, 2], v)),
+    ];
+    check(&text, &inputs, 0);
+}
+
 #[test]
 fn a_layer_is_one_step_behind_its_product() {
     let text = "graph @g(%x: f32[b, s, 8]) dims(b, s) {
@@ -176,7 +354,7 @@ fn a_layer_is_one_step_behind_its_product() {
         "const @sw",
         "const @w2: i8[4, 12] = random(seed = 2)\n        const @sw",
     );
-    let model = model(&text, Kernels::Emitted, 1);
+    let model = model(&text, LAYOUT, Kernels::Emitted, 1);
     let names: Vec<&str> = model.plan().steps.iter().map(|s| s.kind.name()).collect();
     assert_eq!(
         names,

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, Value};
-use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
+use lancet_ops::{Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::PassError;
 use crate::analysis::padding::{MASKED, MaskDomain, padding_mask};
 use crate::heads::view;
-use crate::matcher::{binary, is_dtype, peel, scalar};
+use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, unary};
 use crate::polynomial::scaled;
+use crate::quantized::fake;
 
 /// Steps between a product and its softmax that are looked at.
 const MAX_DEPTH: usize = 12;
@@ -27,8 +28,69 @@ pub(crate) struct Scores {
     pub(crate) queries: Value,
     /// `[.., features, keys]`.
     pub(crate) keys: Value,
+    /// Those of queries and keys, if these are bytes whose product is exact.
+    pub(crate) zero_points: Option<[i64; 2]>,
+    /// What products are rounded by before they are scaled.
+    pub(crate) products: Option<Rounding>,
     pub(crate) scale: f64,
     terms: Vec<Term>,
+    /// What scores are rounded by when all terms are added.
+    pub(crate) rounding: Option<Rounding>,
+    /// Why attention does not compute these scores.
+    pub(crate) refused: Option<String>,
+}
+
+impl Scores {
+    fn of([queries, keys]: [Value; 2], zero_points: Option<[i64; 2]>) -> Scores {
+        Scores {
+            queries,
+            keys,
+            zero_points,
+            products: None,
+            scale: 1.0,
+            terms: Vec::new(),
+            rounding: None,
+            refused: None,
+        }
+    }
+
+    /// Quantizes and dequantizes with `scale`.
+    fn round(&mut self, by: Rounding, scale: f32) {
+        let [step, least, greatest] = by.numbers();
+        if self.terms.is_empty() && self.rounding.is_none() {
+            let products = match self.products {
+                None => Rounding::new([(f64::from(step) / self.scale) as f32, least, greatest]),
+                Some(first) => rounded_once(first, self.scale, by),
+            };
+            if products.is_some() {
+                (self.products, self.scale) = (products, f64::from(scale));
+                return;
+            }
+        }
+        if self.rounding.is_some() || scale != step {
+            self.refused = Some("scores are quantized again after all is added".to_owned());
+        }
+        self.rounding = Some(by);
+    }
+
+    /// Notes that something follows that attention does before it rounds.
+    fn then(&mut self, what: &str) {
+        if self.rounding.is_some() {
+            self.refused = Some(format!("scores are quantized before {what}"));
+        }
+    }
+}
+
+/// What rounds as `first`, multiplication with `scale`, and `second` do, if the second leaves each number what it is or clips it.
+fn rounded_once(first: Rounding, scale: f64, second: Rounding) -> Option<Rounding> {
+    let [step, least, greatest] = first.numbers();
+    let [_, second_least, second_greatest] = second.numbers();
+    let keeps = |n: i64| {
+        let n = n as f32;
+        second.apply((f64::from(n) * scale) as f32) == n.clamp(second_least, second_greatest)
+    };
+    let narrowed = [step, least.max(second_least), greatest.min(second_greatest)];
+    ((least as i64..=greatest as i64).all(keeps)).then(|| Rounding::new(narrowed))?
 }
 
 /// What is done to scores besides scaling.
@@ -81,6 +143,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
             .ty(x)
             .same_value(graph.ty(value))
             .then(|| read(graph, x, depth))??;
+        s.then("a term is added");
         s.terms.push(Term {
             kind,
             factor: 1.0,
@@ -91,15 +154,23 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
     if let Some((queries, keys)) = binary(graph, value, Operator::MatMul) {
         let computed = graph.constant(queries).is_none() && graph.constant(keys).is_none();
         let batched = graph.ty(queries).rank() == rank && graph.ty(keys).rank() == rank;
-        return (computed && batched).then_some(Scores {
-            queries,
-            keys,
-            scale: 1.0,
-            terms: Vec::new(),
-        });
+        return (computed && batched).then(|| Scores::of([queries, keys], None));
+    }
+    if let Some((queries, keys, zero_points)) = integer_product(graph, value) {
+        let batched = graph.ty(queries).rank() == rank && graph.ty(keys).rank() == rank;
+        return batched.then(|| Scores::of([queries, keys], Some(zero_points)));
+    }
+    if let Some((x, parameters, scale)) = fake(graph, value) {
+        let mut s = read(graph, x, depth)?;
+        match parameters.rounding() {
+            Some(rounding) => s.round(rounding, scale),
+            None => s.refused = Some(format!("scores are quantized to {}", parameters.dtype)),
+        }
+        return Some(s);
     }
     if let Some((x, factor)) = scaled(graph, value) {
         let mut s = read(graph, x, depth)?;
+        s.then("they are scaled");
         s.scale *= factor;
         s.terms.iter_mut().for_each(|t| t.factor *= factor);
         return Some(s);
@@ -129,6 +200,19 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
     let (shape, of_x) = (graph.shape(value), graph.shape(x));
     let same = shape[rank - 2..] == *of_x.get(of_x.len().checked_sub(2)?..)?;
     same.then(|| read(graph, x, depth))?
+}
+
+/// The operands of an exact product of bytes that becomes `f32`, and their zero points; both operands are computed.
+pub(crate) fn integer_product(graph: &Graph, value: Value) -> Option<(Value, Value, [i64; 2])> {
+    let product = peel(graph, unary(graph, value, Operator::Cast)?);
+    let (left, right) = binary(graph, product, Operator::MatMulInteger)?;
+    let zero_point = |i: usize| match graph.operand(product.node, i) {
+        Some(z) => int_scalar(graph, z),
+        None => Some(0),
+    };
+    let computed = graph.constant(left).is_none() && graph.constant(right).is_none();
+    let zero_points = [zero_point(2)?, zero_point(3)?];
+    (computed && is_dtype(graph, value, DType::F32)).then_some((left, right, zero_points))
 }
 
 /// The terms of `scores` as a mask of keys and one bias that broadcasts to `shape`, `[batch, heads, queries, keys]`; or why

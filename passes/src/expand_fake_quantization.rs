@@ -30,8 +30,10 @@
 //! need no bytes: they join the elementwise operators around them, and an integer layer that reads the same bytes makes
 //! them on its own.
 //!
-//! Preconditions: `f32`, one constant scale and zero point for the whole tensor, the same for both, and a result of 8 bits.
-//! Otherwise the graph stays as it is.
+//! Where it is undone with another scale, that one is multiplied by; with 1, nothing.
+//!
+//! Preconditions: `f32`, constant scales and one zero point for the whole tensor, and 8 or 16 bits between. Otherwise the graph
+//! stays as it is.
 //!
 //! Numeric effect: exact but for NaN, which is kept where the bytes made it the least value.
 //!
@@ -41,10 +43,10 @@
 use std::sync::Arc;
 
 use lancet_ir::Graph;
-use lancet_ops::{Attributes, DType, Operator, Tensor};
+use lancet_ops::{Attributes, Operator, Tensor};
 
 use crate::matcher::result;
-use crate::quantized::{dequantize, quantize};
+use crate::quantized::fake;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo, Rewrites};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -64,32 +66,32 @@ impl Pass for ExpandFakeQuantization {
     fn run(&self, graph: &mut Graph, _: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut rewrites = Rewrites::new();
         for node in graph.order() {
-            let Some((q, from)) = dequantize(graph, result(node)) else {
+            let Some((x, to, factor)) = fake(graph, result(node)) else {
                 continue;
             };
-            let Some((x, to)) = quantize(graph, q).filter(|(_, to)| *to == from) else {
+            let Some(rounding) = to.rounding() else {
                 continue;
-            };
-            let (least, greatest) = match to.dtype {
-                DType::U8 => (0, 255),
-                DType::I8 => (-128, 127),
-                _ => continue,
             };
             let mut number =
                 |name: &str, v: f32| graph.add_const(name, Arc::new(Tensor::scalar(v)));
-            let scale = number("scale", to.scale);
-            let least = number("least", (least - to.zero_point) as f32);
-            let greatest = number("greatest", (greatest - to.zero_point) as f32);
+            let [scale, least, greatest] = rounding.numbers();
+            let undone = (factor != 1.0 && factor != scale).then(|| number("factor", factor));
+            let scale = number("scale", scale);
+            let least = number("least", least);
+            let greatest = number("greatest", greatest);
+            let undone = undone.or((factor != 1.0).then_some(scale));
             let mut value = rewrites.resolve(x);
             for (operator, operand) in [
                 (Operator::Div, Some(scale)),
                 (Operator::Round, None),
                 (Operator::Max, Some(least)),
                 (Operator::Min, Some(greatest)),
-                (Operator::Mul, Some(scale)),
             ] {
                 let operands: Vec<_> = std::iter::once(value).chain(operand).collect();
                 value = graph.apply(operator, Attributes::new(), &operands)?;
+            }
+            if let Some(factor) = undone {
+                value = graph.apply(Operator::Mul, Attributes::new(), &[value, factor])?;
             }
             rewrites.replace(graph, result(node), value)?;
         }

@@ -62,6 +62,7 @@ use lancet_ops::{Attribute, Operator};
 
 use crate::layer::Layer;
 use crate::matcher::result;
+use crate::quantized::rounds;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -81,7 +82,8 @@ impl Pass for FoldAttentionBiases {
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut changed = Changed::No;
         for node in graph.order() {
-            if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention) {
+            let attends = graph.op(node).operator() == Some(Operator::ScaledDotProductAttention);
+            if attends && !rounds(graph, node) {
                 let mut folded = Vec::new();
                 folded.extend(key_bias(graph, node)?);
                 folded.extend(value_bias(graph, node, cx)?);

@@ -50,7 +50,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
-use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
+use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Tensor};
 
 use crate::analysis::access::is_elementwise;
 use crate::analysis::padding::{MASKED, zero_where_masked};
@@ -99,7 +99,12 @@ fn masked_attention(graph: &Graph, node: NodeId) -> Option<Value> {
         _ => f32::MIN,
     };
     let has_bias = graph.operands(node).iter().skip(4).any(Option::is_some);
-    let understood = !has_bias && masked_value <= MASKED;
+    let rounding = AttentionRounding::of(graph.attributes(node)).unwrap_or_default();
+    let rounded = rounding.masked.map_or(masked_value, |r| {
+        let [scale, least, _] = r.numbers();
+        masked_value.max(scale * least)
+    });
+    let understood = !has_bias && rounded <= MASKED;
     graph.operand(node, 3).filter(|_| understood)
 }
 
@@ -388,13 +393,7 @@ impl Packing<'_> {
         });
         let queries = queries.map(|q| self.packed.get(&q).copied().unwrap_or(q));
         let mask = self.gather(self.mask)?;
-        let of = self.graph.attributes(node);
-        let mut attributes = Attributes::new();
-        for name in ["num_heads", "scale", "masked_value"] {
-            if let Some(value) = of.get(name) {
-                attributes.set(name, value.clone());
-            }
-        }
+        let mut attributes = self.graph.attributes(node).clone();
         if attributes.get("masked_value").is_none() {
             attributes.set("masked_value", Attribute::Float(f32::MIN));
         }

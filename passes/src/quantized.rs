@@ -1,7 +1,7 @@
 //! Values that stand for real numbers by bytes: `x = (q - zero_point) · scale`.
 
-use lancet_ir::{Graph, Op, Value};
-use lancet_ops::{DType, Operator};
+use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ops::{AttentionRounding, DType, Operator, Rounding};
 
 use crate::matcher::{applied, int_scalar, permutation, scalar};
 
@@ -12,6 +12,44 @@ pub(crate) struct Parameters {
     pub(crate) zero_point: i64,
     /// The type of the quantized elements.
     pub(crate) dtype: DType,
+}
+
+impl Parameters {
+    /// What quantization does to a number in multiples of the scale; `None` where it is not to 8 or 16 bits.
+    pub(crate) fn rounding(&self) -> Option<Rounding> {
+        let (least, greatest) = range(self.dtype)?;
+        let number = |v: i64| (v - self.zero_point) as f32;
+        Rounding::new([self.scale, number(least), number(greatest)])
+    }
+}
+
+/// The least and the greatest element of a type that numbers are quantized to.
+fn range(dtype: DType) -> Option<(i64, i64)> {
+    match dtype {
+        DType::U8 => Some((0, i64::from(u8::MAX))),
+        DType::I8 => Some((i64::from(i8::MIN), i64::from(i8::MAX))),
+        DType::U16 => Some((0, i64::from(u16::MAX))),
+        DType::I16 => Some((i64::from(i16::MIN), i64::from(i16::MAX))),
+        _ => None,
+    }
+}
+
+/// The greatest magnitude of elements of this type with the zero point taken off.
+pub(crate) fn magnitude(dtype: DType, zero_point: i64) -> Option<i64> {
+    let (least, greatest) = range(dtype)?;
+    Some(
+        (greatest - zero_point)
+            .abs()
+            .max((least - zero_point).abs()),
+    )
+}
+
+/// The operand of a quantization that is undone at once, its parameters, and the scale that it is undone with.
+pub(crate) fn fake(graph: &Graph, value: Value) -> Option<(Value, Parameters, f32)> {
+    let (q, from) = dequantize(graph, value)?;
+    let (x, to) = quantize(graph, q)?;
+    let same = from.dtype == to.dtype && from.zero_point == to.zero_point;
+    same.then_some((x, to, from.scale))
 }
 
 /// The operand of a `QuantizeLinear` of `f32` and its parameters.
@@ -45,6 +83,12 @@ fn parameters(graph: &Graph, value: Value, dtype: DType) -> Option<Parameters> {
         },
         dtype,
     })
+}
+
+/// Whether an attention rounds scores or probabilities. Then a bias of keys is not the same for all of them, and weights need
+/// not sum to 1.
+pub(crate) fn rounds(graph: &Graph, attention: NodeId) -> bool {
+    AttentionRounding::of(graph.attributes(attention)).is_ok_and(|r| r.is_any())
 }
 
 /// Whether an operation moves elements and changes none: quantization commutes with it.

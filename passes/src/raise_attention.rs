@@ -34,6 +34,13 @@
 //!   `masked_value`; the others are summed into `bias`;
 //! * forwards, to the product with the values; a guard `Where(IsNaN(p), 0, p)` on the way is dropped.
 //!
+//! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
+//! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
+//! (`masked_score_rounding`), of probabilities (`probability_rounding`, whose result stays whole; the scale goes into a
+//! product behind the operator). Where products are `MatMulInteger` of bytes, these become whole numbers in `f32`: as long as
+//! every sum is at most 2^24, it is the same number. For queries and keys the types prove it; for probabilities, which
+//! sum to 1, it holds up to a number of keys that the operator is told (`exact_keys`).
+//!
 //! Heads are then undone ([`crate::heads`]): views and transpositions that split them disappear, elementwise functions behind
 //! them (the factors of a rotary embedding) are moved in front of them, and where something else stands between, one
 //! transposition is put in.
@@ -42,19 +49,20 @@
 //! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
 //! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0 or 1. Otherwise the pass declines with a remark.
 //!
-//! Numeric effect: reassociates. A masked score is `score + masked_value` where the graph may have said `masked_value`; they
+//! Numeric effect: reassociates, but for products of bytes, which stay exact. A masked score is `score + masked_value` where the graph may have said `masked_value`; they
 //! differ only for a query all of whose keys are masked. Such a query has no defined result where a guard was dropped; a
 //! remark tells of it.
 //!
 //! Source: Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), section 3.2.
 
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
-use lancet_ops::{Attribute, Attributes, DType, Operator};
+use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
-use crate::attention_scores::{Mask, Scores, add_bias, scores};
+use crate::attention_scores::{Mask, Scores, add_bias, integer_product, scores};
 use crate::heads::{Axes, Role, Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, binary, is_dtype, is_scalar, peel, permutation, result, unary};
 use crate::polynomial::{is_dead, scaled};
+use crate::quantized::{Parameters, dequantize, magnitude, quantize};
 use crate::{Changed, Pass, PassContext, PassError};
 
 /// The pass `raise-attention`.
@@ -64,9 +72,19 @@ pub(crate) struct RaiseAttention;
 struct Match {
     softmax: NodeId,
     scores: Scores,
+    weighted: Weighted,
+}
+
+/// The product of probabilities with values.
+struct Weighted {
     values: Value,
-    /// The product of probabilities and values.
+    /// That of the values, if they are bytes whose product is exact.
+    zero_point: Option<i64>,
+    /// The product, and what it has been multiplied by where probabilities are rounded.
     output: Value,
+    factor: f64,
+    /// What probabilities are rounded by.
+    rounding: Option<Rounding>,
     has_guard: bool,
 }
 
@@ -107,26 +125,30 @@ fn find(graph: &Graph, softmax: NodeId, cx: &mut PassContext<'_>) -> Option<Matc
         return None;
     }
     let scores = scores(graph, input)?;
-    let (output, values, has_guard) = match weighted_values(graph, p) {
-        Ok(found) => found,
+    let found = match scores.refused.clone() {
+        Some(reason) => Err(reason),
+        None => weighted_values(graph, p),
+    };
+    match found {
+        Ok(weighted) => Some(Match {
+            softmax,
+            scores,
+            weighted,
+        }),
         Err(reason) => {
             cx.missed(graph, softmax, reason);
-            return None;
+            None
         }
-    };
-    Some(Match {
-        softmax,
-        scores,
-        values,
-        output,
-        has_guard,
-    })
+    }
 }
 
-/// The product of the probabilities `p` with values, those values, and whether a guard against NaN stands between; or why
-/// there is none.
-fn weighted_values(graph: &Graph, p: Value) -> Result<(Value, Value, bool), String> {
+/// The product of the probabilities `p` with values, or why there is none.
+fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, String> {
     let (mut p, mut has_guard) = (p, false);
+    let mut rounding = None;
+    let mut factor = 1.0;
+    // How probabilities are quantized that are not dequantized yet.
+    let mut bytes = None;
     loop {
         if graph.is_output(p) {
             return Err("the attention probabilities are an output".to_owned());
@@ -140,10 +162,59 @@ fn weighted_values(graph: &Graph, p: Value) -> Result<(Value, Value, bool), Stri
             return Err(format!("the attention probabilities have {n} users"));
         };
         let next = result(user);
-        if let Some((left, right)) = binary(graph, next, Operator::MatMul)
+        if let Some((left, values)) = binary(graph, next, Operator::MatMul)
             && left == p
         {
-            return Ok((next, right, has_guard));
+            return Ok(scaled_output(
+                graph,
+                Weighted {
+                    values,
+                    zero_point: None,
+                    output: next,
+                    factor,
+                    rounding,
+                    has_guard,
+                },
+            ));
+        }
+        if let Some((x, by)) = quantize(graph, next)
+            && x == p
+            && rounding.is_none()
+        {
+            rounding = by.rounding();
+            if rounding.is_none() {
+                return Err(format!("the attention probabilities become {}", by.dtype));
+            }
+            bytes = Some(by);
+            p = next;
+            continue;
+        }
+        if let Some((x, by)) = dequantize(graph, next)
+            && x == p
+            && bytes.is_some_and(|b: Parameters| b.zero_point == by.zero_point)
+        {
+            factor = f64::from(by.scale);
+            (p, bytes) = (next, None);
+            continue;
+        }
+        if let Some(by) = bytes
+            && let Some(cast) = graph.single_user(next).map(result)
+            && let Some((left, values, zero_points)) = integer_product(graph, cast)
+            && left == p
+            && zero_points[0] == by.zero_point
+            && !graph.is_output(next)
+        {
+            return Ok(scaled_output(
+                graph,
+                Weighted {
+                    values,
+                    zero_point: Some(zero_points[1]),
+                    output: cast,
+                    factor,
+                    rounding,
+                    has_guard,
+                },
+            ));
         }
         if !(peel(graph, next) == peel(graph, p) || keeps_matrices(graph, next, p)) {
             let op = graph.op(user).text();
@@ -151,6 +222,19 @@ fn weighted_values(graph: &Graph, p: Value) -> Result<(Value, Value, bool), Stri
         }
         p = next;
     }
+}
+
+/// Takes the scalar factors of the result along where probabilities are rounded, to be applied where heads are joined.
+fn scaled_output(graph: &Graph, mut w: Weighted) -> Weighted {
+    while w.rounding.is_some()
+        && !graph.is_output(w.output)
+        && let Some(next) = graph.single_user(w.output).map(result)
+        && let Some((x, factor)) = scaled(graph, next)
+        && x == w.output
+    {
+        (w.output, w.factor) = (next, w.factor * factor);
+    }
+    w
 }
 
 /// `Where(IsNaN(p), 0, p)`, if these are the only users of `p`.
@@ -192,7 +276,7 @@ fn raise(
     m: &Match,
     cx: &mut PassContext<'_>,
 ) -> Result<Result<(), String>, PassError> {
-    let (q4, k4, v4) = (m.scores.queries, m.scores.keys, m.values);
+    let (q4, k4, v4) = (m.scores.queries, m.scores.keys, m.weighted.values);
     let (batch, heads) = [q4, v4]
         .into_iter()
         .find_map(|v| batch_and_heads(graph, v))
@@ -237,11 +321,27 @@ fn raise(
     }
     let token_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Token, Role::Feature]);
     let feature_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Feature, Role::Token]);
-    let of_result = token_major(m.output);
+    let exact_keys = match exact_keys(graph, m, &of_q) {
+        Ok(n) => n,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let of_result = token_major(m.weighted.output);
     let q = join(graph, q4, token_major(q4), &of_q, Scaling::Pass);
     let k = join(graph, k4, feature_major(k4), &of_k, Scaling::Pass);
     let v = join(graph, v4, token_major(v4), &of_v, Scaling::Stop);
-    let scale = m.scores.scale * q.scale * k.scale;
+    let before = q.scale * k.scale;
+    let (scale, products) = match m.scores.products.map(|r| r.numbers()) {
+        Some([step, least, greatest]) => {
+            let step = (f64::from(step) / before) as f32;
+            let Some(rounding) = Rounding::new([step, least, greatest]) else {
+                return Ok(Err(format!(
+                    "products are quantized after a factor of {before}"
+                )));
+            };
+            (m.scores.scale, Some(rounding))
+        }
+        None => (m.scores.scale * before, None),
+    };
     let shape = [
         batch.clone(),
         heads.clone(),
@@ -254,15 +354,33 @@ fn raise(
     };
     // Finite biases leave every softmax defined, so the guard does nothing; an infinite one is what it is there for.
     let finite = bias.is_none() && mask.as_ref().is_none_or(|m| m.masked_value.is_finite());
-    if m.has_guard && !finite {
+    if m.weighted.has_guard && !finite {
         let reason = "a guard against NaN stands after scores that can all be minus infinity";
         return Ok(Err(reason.to_owned()));
     }
 
+    let [q_zero, k_zero] = m
+        .scores
+        .zero_points
+        .map_or([None; 2], |zeros| zeros.map(Some));
+    let [mut q, mut k, mut v] = [
+        q.joined(graph, &of_q)?,
+        k.joined(graph, &of_k)?,
+        v.joined(graph, &of_v)?,
+    ];
+    for (x, zero_point) in [
+        (&mut q, q_zero),
+        (&mut k, k_zero),
+        (&mut v, m.weighted.zero_point),
+    ] {
+        if let Some(zero_point) = zero_point {
+            *x = whole_numbers(graph, *x, zero_point)?;
+        }
+    }
     let operands = [
-        Some(q.joined(graph, &of_q)?),
-        Some(k.joined(graph, &of_k)?),
-        Some(v.joined(graph, &of_v)?),
+        Some(q),
+        Some(k),
+        Some(v),
         mask.as_ref().map(|m| m.value),
         bias,
     ];
@@ -276,11 +394,21 @@ fn raise(
     if let Some(Mask { masked_value, .. }) = mask {
         attributes.set("masked_value", Attribute::Float(masked_value));
     }
+    let rounding = AttentionRounding {
+        scores: products,
+        masked: m.scores.rounding,
+        probabilities: m.weighted.rounding,
+    };
+    rounding.set(&mut attributes);
+    if let Some(n) = exact_keys {
+        attributes.set("exact_keys", Attribute::Int(n));
+    }
     let op = Op::Apply(Operator::ScaledDotProductAttention, attributes);
     let node = graph.add(op, &operands[..n_operands])?;
-    let name = graph.node_name(m.output.node).to_owned();
+    let output = m.weighted.output;
+    let name = graph.node_name(output.node).to_owned();
     graph.set_node_name(node, &name);
-    if m.has_guard {
+    if m.weighted.has_guard {
         let message =
             "the guard against NaN is dropped: no bias is infinite, so no softmax is undefined";
         cx.analysis(graph, m.softmax, message);
@@ -297,14 +425,90 @@ fn raise(
     cx.applied(
         graph,
         m.softmax,
-        format!("raised to attention with num_heads = {n_heads}, {with}"),
+        format!(
+            "raised to attention with num_heads = {n_heads}, {with}{}",
+            describe(&rounding, m)
+        ),
     );
     let of_output = Sizes {
         tokens: of_q.tokens,
         ..of_v
     };
-    split(graph, result(node), m.output, of_result, &of_output)?;
+    let mut context = result(node);
+    if m.weighted.factor != 1.0 {
+        let factor = Tensor::scalar(m.weighted.factor as f32);
+        let factor = graph.add_const("factor", factor.into());
+        context = graph.apply(Operator::Mul, Attributes::new(), &[context, factor])?;
+    }
+    split(graph, context, output, of_result, &of_output)?;
     Ok(Ok(()))
+}
+
+/// What of this attention is rounded and exact, for a remark.
+fn describe(rounding: &AttentionRounding, m: &Match) -> String {
+    let parts = [
+        (rounding.scores, "products"),
+        (rounding.masked, "scores"),
+        (rounding.probabilities, "probabilities"),
+    ];
+    let rounded: Vec<&str> = (parts.iter())
+        .filter_map(|(rounding, what)| rounding.map(|_| *what))
+        .collect();
+    let mut text = String::new();
+    if !rounded.is_empty() {
+        text = format!(", {} rounded", rounded.join(" and "));
+    }
+    if m.scores.zero_points.is_some() || m.weighted.zero_point.is_some() {
+        text += ", integers exact in f32";
+    }
+    text
+}
+
+/// Up to here every whole number is an `f32`.
+const EXACT: i64 = 1 << 24;
+
+/// The number of keys up to which sums of products of probabilities with bytes are exact in `f32`; `None` if they need not
+/// be, and a reason where those of queries with keys are not.
+fn exact_keys(graph: &Graph, m: &Match, of_q: &Sizes) -> Result<Option<i64>, String> {
+    let of = |v: Value, zero_point: i64| {
+        let ty = graph.ty(v);
+        magnitude(ty.dtype, zero_point).ok_or_else(|| format!("{ty} is no tensor of bytes"))
+    };
+    if let Some([q_zero, k_zero]) = m.scores.zero_points {
+        let most = of(m.scores.queries, q_zero)?.saturating_mul(of(m.scores.keys, k_zero)?);
+        let d = &of_q.features;
+        let fits = (d.as_fixed()).is_some_and(|d| d.saturating_mul(most) <= EXACT);
+        if !fits {
+            return Err(format!(
+                "sums of {d} products of up to {most} are not exact in f32"
+            ));
+        }
+    }
+    let (Some(zero_point), Some(rounding)) = (m.weighted.zero_point, m.weighted.rounding) else {
+        return Ok(None);
+    };
+    let most = of(m.weighted.values, zero_point)?.max(1);
+    let [scale, _, greatest] = rounding.numbers().map(f64::from);
+    let total = (EXACT / most) as f64;
+    // Probabilities sum to 1, up to what is lost in adding so many; each number is at most a half above its share.
+    let by_sum = 2.0 * (total - 1.01 / scale - 1.0);
+    let by_number = total / greatest.max(1.0);
+    Ok(Some(by_sum.min(MOST_KEYS).max(by_number) as i64))
+}
+
+/// Sums of so many numbers in `f32` are within a hundredth.
+const MOST_KEYS: f64 = 100_000.0;
+
+/// Bytes with their zero point taken off, as `f32`.
+fn whole_numbers(graph: &mut Graph, bytes: Value, zero_point: i64) -> Result<Value, PassError> {
+    let zero = match graph.ty(bytes).dtype {
+        DType::I8 => Tensor::scalar(zero_point as i8),
+        _ => Tensor::scalar(zero_point as u8),
+    };
+    let one = graph.add_const("one", Tensor::scalar(1.0f32).into());
+    let zero = graph.add_const("zero_point", zero.into());
+    let operands = [bytes, one, zero];
+    Ok(graph.apply(Operator::DequantizeLinear, Attributes::new(), &operands)?)
 }
 
 /// Axes of a value `[batch, heads, a, b]` or `[batch · heads, a, b]`. A single head that is no axis goes with the features.

@@ -58,6 +58,7 @@ use lancet_ops::{Attribute, Attributes, Operator, Tensor, evaluate};
 use crate::layer::{Layer, regrouped};
 use crate::matcher::{binary, result};
 use crate::polynomial::is_dead;
+use crate::quantized::rounds;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -396,7 +397,7 @@ fn kept_channels(dead: &[bool], width: usize, heads: &[usize]) -> Vec<usize> {
 
 /// Removes dead heads of an attention, and dead channels of all of its heads.
 fn heads(graph: &mut Graph, node: NodeId, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-    let Some(a) = Attention::of(graph, node) else {
+    let Some(a) = Attention::of(graph, node).filter(|_| !rounds(graph, node)) else {
         return Ok(Changed::No);
     };
     let [d, dv] = a.widths;

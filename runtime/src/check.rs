@@ -1,11 +1,11 @@
 //! What each kind of step asks of its operands, as far as it does not depend on sizes.
 
 use lancet_artifact::{
-    Arithmetic, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind, ValueDesc, Vertical,
-    VerticalOperand,
+    Arithmetic, AttentionParameters, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind,
+    ValueDesc, Vertical, VerticalOperand,
 };
 use lancet_ops::elementwise::Body;
-use lancet_ops::{DType, Operator};
+use lancet_ops::{DType, Operator, Rounding};
 
 use crate::program::{Program, Value};
 use crate::steps::elementwise::MAX_OPERANDS;
@@ -139,8 +139,8 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             }
             Ok(())
         }
-        StepKind::Attention { num_heads, .. } => cx.attention(*num_heads as usize),
-        StepKind::PackedAttention { num_heads, .. } => cx.packed_attention(*num_heads as usize),
+        StepKind::Attention(p) => cx.attention(p),
+        StepKind::PackedAttention(p) => cx.packed_attention(p),
         StepKind::Elementwise { body } => cx.elementwise(body),
         StepKind::MatMul => {
             cx.counts(2, 2)?;
@@ -463,9 +463,9 @@ impl Operands<'_> {
         Ok(())
     }
 
-    fn attention(&self, num_heads: usize) -> Result<(), String> {
+    fn attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
         self.counts(3, 11)?;
-        self.heads(num_heads, 3)?;
+        self.heads(parameters, 3)?;
         self.mask(3, 2)?;
         if let Some(bias) = self.optional(4) {
             self.row_major_f32(bias)?;
@@ -497,9 +497,9 @@ impl Operands<'_> {
         Ok(())
     }
 
-    fn packed_attention(&self, num_heads: usize) -> Result<(), String> {
+    fn packed_attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
         self.counts(4, 6)?;
-        self.heads(num_heads, 2)?;
+        self.heads(parameters, 2)?;
         self.input(3)?;
         for starts in [3, 4].into_iter().filter_map(|i| self.optional(i)) {
             self.row_major(starts)?;
@@ -510,8 +510,16 @@ impl Operands<'_> {
         self.mask(5, 1)
     }
 
-    /// Queries, keys, values and the result of attention, of this rank.
-    fn heads(&self, num_heads: usize, rank: usize) -> Result<(), String> {
+    /// Queries, keys, values and the result of attention, of this rank, and what it rounds by.
+    fn heads(&self, parameters: &AttentionParameters, rank: usize) -> Result<(), String> {
+        for numbers in parameters.rounding.into_iter().flatten() {
+            if Rounding::new(numbers).is_none() {
+                return Err(format!(
+                    "expected a scale, a least and a greatest number, found {numbers:?}"
+                ));
+            }
+        }
+        let num_heads = parameters.num_heads as usize;
         let [q, k, v] = [self.input(0)?, self.input(1)?, self.input(2)?];
         let out = self.output();
         for x in [q, k, v, out] {

@@ -12,7 +12,7 @@ use lancet_artifact::{
 };
 use lancet_codegen::formats::{self, FormatError};
 use lancet_codegen::kernels::attention::{HEIGHTS, heights};
-pub(crate) use lancet_codegen::kernels::attention::{KEYS, QUERIES, ROWS};
+pub(crate) use lancet_codegen::kernels::attention::{KEYS, PARAMETERS, QUERIES, ROWS};
 
 use crate::mmap::Bytes;
 
@@ -145,7 +145,8 @@ pub(crate) struct AttentionTile<'a> {
     pub(crate) mask: &'a [f32],
     /// Features of a key and a query, and of a value.
     pub(crate) d: [usize; 2],
-    pub(crate) scale: f32,
+    /// What the kernel multiplies with and rounds by.
+    pub(crate) parameters: &'a [f32; PARAMETERS],
 }
 
 impl AttentionTile<'_> {
@@ -474,7 +475,7 @@ impl Kernel {
         (out, stride): (&mut [f32], usize),
     ) {
         assert!(
-            matches!(self.spec, KernelSpec::AttentionTile),
+            matches!(self.spec, KernelSpec::AttentionTile { .. }),
             "{} is not attention",
             self.name
         );
@@ -515,11 +516,11 @@ impl Kernel {
             a as u64,
             b as u64,
             c as u64,
-            (&raw const tile.scale) as u64,
+            tile.parameters.as_ptr() as u64,
             state.as_mut_ptr() as u64,
         ];
         // SAFETY: of keys and values the kernel reads `d` and `dv` rows of 32 in each panel that holds a key, of queries `d` rows
-        // of 16, of the mask a float for each key of these panels. It writes as many rows of 16 scores, `dv` rows of 16 of the
+        // of 16, of the mask a float for each key of these panels, and the parameters. It writes as many rows of 16 scores, `dv` rows of 16 of the
         // result (`heights` gives rows that sum to `dv`), and the state. All were just checked to be there.
         unsafe { self.call(&args) }
     }

@@ -2,7 +2,7 @@
 mod machine;
 
 use lancet_artifact::{Activation, Reach};
-use lancet_codegen::kernels::attention::{HEIGHTS, KEYS, QUERIES, ROWS, heights};
+use lancet_codegen::kernels::attention::{HEIGHTS, KEYS, PARAMETERS, QUERIES, ROWS, heights};
 use lancet_codegen::{CpuFeatures, KernelSpec, emit};
 use machine::{Kernel, Machine, address as ptr, address_mut as ptr_mut, targets};
 
@@ -412,82 +412,213 @@ fn attention_products_follow_both_strides() {
     }
 }
 
+/// Operands of a tile of attention, in panels of `features` rows.
+struct TileOperands {
+    n_keys: usize,
+    d: usize,
+    dv: usize,
+    features: usize,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    q: Vec<f32>,
+    mask: Vec<f32>,
+}
+
+impl TileOperands {
+    const Q_ROW: usize = QUERIES + 8;
+    const OUT_ROW: usize = QUERIES + 4;
+
+    /// Elements are `element`s of `values`; lanes beyond the keys hold what they like; every third key is masked.
+    fn new([n_keys, d, dv]: [usize; 3], element: impl Fn(f32) -> f32) -> TileOperands {
+        let (features, panels) = (d.max(dv) + 3, n_keys.div_ceil(KEYS));
+        let operand = |seed| {
+            let mut x = values(panels * features * KEYS, seed);
+            for (i, x) in x.iter_mut().enumerate() {
+                let beyond = i / (features * KEYS) * KEYS + i % KEYS >= n_keys;
+                *x = if beyond { f32::NAN } else { element(*x) };
+            }
+            x
+        };
+        let mut mask = vec![f32::NEG_INFINITY; panels * KEYS];
+        for (i, mask) in mask[..n_keys].iter_mut().enumerate() {
+            *mask = if i % 3 == 1 { f32::MIN } else { 0.0 };
+        }
+        TileOperands {
+            n_keys,
+            d,
+            dv,
+            features,
+            k: operand(1),
+            v: operand(2),
+            q: values(d * Self::Q_ROW, 3)
+                .into_iter()
+                .map(element)
+                .collect(),
+            mask,
+        }
+    }
+
+    /// The context, with rows of `OUT_ROW`.
+    fn run(&self, kernel: &Kernel, parameters: &[f32; PARAMETERS]) -> Vec<f32> {
+        let mut scores = vec![0f32; self.mask.len() * QUERIES];
+        let (mut out, mut state) = (vec![7f32; self.dv * Self::OUT_ROW], [0f32; 3 * QUERIES]);
+        let (panels, rest) = (self.n_keys / KEYS, self.n_keys % KEYS);
+        let [a, b, c] = heights(self.dv).map(|n| n as u64);
+        kernel.call(&[
+            ptr(&self.k),
+            ptr(&self.v),
+            (self.features * KEYS * 4) as u64,
+            (self.features * KEYS * 4) as u64,
+            ptr(&self.q),
+            (Self::Q_ROW * 4) as u64,
+            ptr_mut(&mut scores),
+            ptr(&self.mask),
+            ptr_mut(&mut out),
+            (Self::OUT_ROW * 4) as u64,
+            self.d as u64,
+            panels as u64,
+            rest as u64,
+            rest.div_ceil(HEIGHTS[1]) as u64,
+            a,
+            b,
+            c,
+            ptr(parameters),
+            ptr_mut(&mut state),
+        ]);
+        for row in out.chunks_exact(Self::OUT_ROW) {
+            assert!(row[QUERIES..].iter().all(|&y| y == 7.0));
+        }
+        out
+    }
+
+    fn product(&self, key: usize, t: usize) -> f64 {
+        let of = |i: usize| f64::from(self.q[i * Self::Q_ROW + t]);
+        (0..self.d).map(|i| self.at(&self.k, i, key) * of(i)).sum()
+    }
+
+    fn at(&self, x: &[f32], i: usize, key: usize) -> f64 {
+        f64::from(x[(key / KEYS * self.features + i) * KEYS + key % KEYS])
+    }
+}
+
+/// Numbers of keys, and of features of keys and of values.
+const TILES: [[usize; 3]; 5] = [[1, 1, 1], [5, 3, 2], [32, 6, 7], [45, 8, 12], [96, 9, 5]];
+
 #[test]
 fn attention_of_a_tile_is_that_of_its_parts() {
     for target in targets() {
-        let kernel = exec(&KernelSpec::AttentionTile, &target);
-        // Lanes beyond the keys hold what they like.
-        for (keys, d, dv) in [(1, 1, 1), (5, 3, 2), (32, 6, 7), (45, 8, 12), (96, 9, 5)] {
-            let (panels, features) = (keys / KEYS, d.max(dv) + 3);
-            let all = keys.div_ceil(KEYS);
-            let operand = |seed| {
-                let mut x = values(all * features * KEYS, seed);
-                for (i, x) in x.iter_mut().enumerate() {
-                    if i / (features * KEYS) * KEYS + i % KEYS >= keys {
-                        *x = f32::NAN;
-                    }
-                }
-                x
-            };
-            let (k, v) = (operand(1), operand(2));
-            let (q_row, out_row) = (QUERIES + 8, QUERIES + 4);
-            let q = values(d * q_row, 3);
-            let mut mask = vec![f32::NEG_INFINITY; all * KEYS];
-            for (i, mask) in mask[..keys].iter_mut().enumerate() {
-                *mask = if i % 3 == 1 { f32::MIN } else { 0.0 };
-            }
-            let mut scores = vec![0f32; all * KEYS * QUERIES];
-            let (mut out, mut state) = (vec![7f32; dv * out_row], [0f32; 3 * QUERIES]);
-            let scale = [3.0f32];
-            let rest = keys % KEYS;
-            let [a, b, c] = heights(dv).map(|n| n as u64);
-            kernel.call(&[
-                ptr(&k),
-                ptr(&v),
-                (features * KEYS * 4) as u64,
-                (features * KEYS * 4) as u64,
-                ptr(&q),
-                (q_row * 4) as u64,
-                ptr_mut(&mut scores),
-                ptr(&mask),
-                ptr_mut(&mut out),
-                (out_row * 4) as u64,
-                d as u64,
-                panels as u64,
-                rest as u64,
-                rest.div_ceil(HEIGHTS[1]) as u64,
-                a,
-                b,
-                c,
-                ptr(&scale),
-                ptr_mut(&mut state),
-            ]);
-            let at = |x: &[f32], i: usize, key: usize| {
-                f64::from(x[(key / KEYS * features + i) * KEYS + key % KEYS])
-            };
-            for t in 0..out_row {
-                if t >= QUERIES {
-                    assert!((0..dv).all(|i| out[i * out_row + t] == 7.0));
-                    continue;
-                }
-                let score = |key: usize| {
-                    let dot: f64 = (0..d)
-                        .map(|i| at(&k, i, key) * f64::from(q[i * q_row + t]))
-                        .sum();
-                    3.0 * dot + f64::from(mask[key])
-                };
-                let max = (0..keys).map(score).fold(f64::MIN, f64::max);
-                let weights: Vec<f64> = (0..keys).map(|key| (score(key) - max).exp2()).collect();
+        let rounds = [false; 3];
+        let kernel = exec(&KernelSpec::AttentionTile { rounds }, &target);
+        for sizes in TILES {
+            let tile = TileOperands::new(sizes, |x| x);
+            let mut parameters = [f32::NAN; PARAMETERS];
+            parameters[0] = 3.0;
+            let out = tile.run(&kernel, &parameters);
+            for t in 0..QUERIES {
+                let score = |key: usize| 3.0 * tile.product(key, t) + f64::from(tile.mask[key]);
+                let max = (0..tile.n_keys).map(score).fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = (0..tile.n_keys)
+                    .map(|key| (score(key) - max).exp2())
+                    .collect();
                 let total: f64 = weights.iter().sum();
-                for i in 0..dv {
-                    let sum: f64 = (0..keys).map(|key| at(&v, i, key) * weights[key]).sum();
-                    let (got, want) = (f64::from(out[i * out_row + t]), sum / total);
+                for i in 0..tile.dv {
+                    let sum: f64 = (0..tile.n_keys)
+                        .map(|key| tile.at(&tile.v, i, key) * weights[key])
+                        .sum();
+                    let got = f64::from(out[i * TileOperands::OUT_ROW + t]);
+                    let want = sum / total;
                     assert!(
                         (got - want).abs() < 1e-5,
-                        "{keys} keys, {d} and {dv} features, ({i}, {t}): {got}, not {want}"
+                        "{sizes:?}, ({i}, {t}): {got}, not {want}"
                     );
                 }
             }
+        }
+    }
+}
+
+/// `clip(round(x / scale), least, greatest)`, and how far `x / scale` is from a tie.
+fn rounded(x: f64, [scale, least, greatest]: [f32; 3]) -> (f64, f64) {
+    let [scale, least, greatest] = [scale, least, greatest].map(f64::from);
+    let y = (x / scale).clamp(least, greatest);
+    (y.round_ties_even(), (y - y.floor() - 0.5).abs())
+}
+
+#[test]
+fn attention_of_a_tile_rounds_where_it_is_told_to() {
+    // Products are whole numbers: no multiple of 1/7 or 11/31 is a tie.
+    let (products, scores) = ([7.0, -100.0, 155.0], [0.31f32, -30.0, 225.0]);
+    let probabilities = [0.003f32, -3.0, 252.0];
+    let masks = [
+        [true, false, false],
+        [false, true, false],
+        [false, false, true],
+        [true, true, false],
+        [true, true, true],
+    ];
+    for target in targets() {
+        for rounds in masks {
+            let kernel = exec(&KernelSpec::AttentionTile { rounds }, &target);
+            let scale = 0.11f32;
+            let factor = 0.31f32;
+            let mut parameters = [f32::NAN; PARAMETERS];
+            parameters[0] = scale;
+            for (at, numbers) in [(1, products), (4, scores), (8, probabilities)] {
+                parameters[at..at + 3].copy_from_slice(&numbers);
+            }
+            parameters[7] = factor;
+            let mut n_checked = 0;
+            for sizes in TILES {
+                let tile = TileOperands::new(sizes, |x| (x * 9.0).round());
+                let out = tile.run(&kernel, &parameters);
+                for t in 0..QUERIES {
+                    let score = |key: usize| {
+                        let product = tile.product(key, t);
+                        let product = if rounds[0] {
+                            rounded(product, products).0
+                        } else {
+                            product
+                        };
+                        let score = product * f64::from(scale) + f64::from(tile.mask[key]);
+                        if rounds[1] {
+                            rounded(score, scores).0 * f64::from(factor)
+                        } else {
+                            score
+                        }
+                    };
+                    let max = (0..tile.n_keys).map(score).fold(f64::MIN, f64::max);
+                    let mut weights: Vec<f64> = (0..tile.n_keys)
+                        .map(|key| (score(key) - max).exp2())
+                        .collect();
+                    let total: f64 = weights.iter().sum();
+                    weights.iter_mut().for_each(|w| *w /= total);
+                    let mut from_tie = 0.5f64;
+                    if rounds[2] {
+                        for w in &mut weights {
+                            let (n, tie) = rounded(*w, probabilities);
+                            *w = n;
+                            from_tie = from_tie.min(tie);
+                        }
+                    }
+                    if from_tie < 1e-3 {
+                        continue;
+                    }
+                    n_checked += 1;
+                    for i in 0..tile.dv {
+                        let want: f64 = (0..tile.n_keys)
+                            .map(|key| tile.at(&tile.v, i, key) * weights[key])
+                            .sum();
+                        let got = f64::from(out[i * TileOperands::OUT_ROW + t]);
+                        // Sums of whole numbers are exact.
+                        let tolerance = if rounds[2] { 0.0 } else { 1e-4 };
+                        assert!(
+                            (got - want).abs() <= tolerance,
+                            "{rounds:?}, {sizes:?}, ({i}, {t}): {got}, not {want}"
+                        );
+                    }
+                }
+            }
+            assert!(n_checked > TILES.len() * QUERIES / 2, "{n_checked}");
         }
     }
 }

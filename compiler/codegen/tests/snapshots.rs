@@ -95,7 +95,8 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         KernelSpec::EmbeddingSum { tables: 3, panel },
         KernelSpec::LayerNorm { panel, lanes },
         KernelSpec::RmsNorm { panel, lanes },
-        KernelSpec::AttentionTile,
+        KernelSpec::AttentionTile { rounds: [false; 3] },
+        KernelSpec::AttentionTile { rounds: [true; 3] },
         KernelSpec::AttentionProduct,
         KernelSpec::AttentionSoftmax,
     ]);

@@ -147,14 +147,14 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             StepKind::LayerNorm { .. } => {
                 specs.insert(KernelSpec::LayerNorm { panel, lanes });
             }
-            StepKind::Attention { .. } | StepKind::PackedAttention { .. } => {
+            StepKind::Attention(p) | StepKind::PackedAttention(p) => {
                 let biases = step.inputs.get(4..).unwrap_or(&[]);
-                if matches!(step.kind, StepKind::Attention { .. })
-                    && biases.iter().any(Option::is_some)
+                if matches!(step.kind, StepKind::Attention(_)) && biases.iter().any(Option::is_some)
                 {
                     specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
                 } else {
-                    specs.insert(KernelSpec::AttentionTile);
+                    let rounds = p.rounding.map(|r| r.is_some());
+                    specs.insert(KernelSpec::AttentionTile { rounds });
                 }
             }
             StepKind::Elementwise { body } => {

@@ -1,9 +1,11 @@
 //! Which step a node becomes.
 
-use lancet_artifact::{Activation, Attribute as PlanAttribute, AttributeTensor, StepKind};
+use lancet_artifact::{
+    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, StepKind,
+};
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
-use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
+use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Tensor};
 
 use super::weights::little_endian;
 use super::{LowerError, unsupported};
@@ -165,16 +167,8 @@ fn panels(
                 quantization: scales.iter().copied().zip(zeros).collect(),
             }
         }
-        Operator::ScaledDotProductAttention => StepKind::Attention {
-            num_heads: u32::try_from(attributes.int_or("num_heads", 1)).unwrap_or(0),
-            scale: attributes.float_or("scale", 1.0),
-            masked_value: attributes.float_or("masked_value", f32::MIN),
-        },
-        Operator::PackedAttention => StepKind::PackedAttention {
-            num_heads: u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0),
-            scale: attributes.float_or("scale", 1.0),
-            masked_value: attributes.float_or("masked_value", f32::MIN),
-        },
+        Operator::ScaledDotProductAttention => StepKind::Attention(attention(attributes)),
+        Operator::PackedAttention => StepKind::PackedAttention(attention(attributes)),
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
         },
@@ -193,6 +187,19 @@ fn panels(
 pub(super) fn activation_of(op: Operator, attributes: &Attributes) -> Option<Activation> {
     let function = Function::of(op, attributes)?;
     function.name().parse().ok()
+}
+
+fn attention(attributes: &Attributes) -> AttentionParameters {
+    let rounding = AttentionRounding::of(attributes).unwrap_or_default();
+    let exact_keys = attributes.int("exact_keys");
+    AttentionParameters {
+        num_heads: u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0),
+        scale: attributes.float_or("scale", 1.0),
+        masked_value: attributes.float_or("masked_value", f32::MIN),
+        rounding: [rounding.scores, rounding.masked, rounding.probabilities]
+            .map(|rounding| rounding.map(|r| r.numbers())),
+        exact_keys: exact_keys.map(|n| u64::try_from(n).unwrap_or(0)),
+    }
 }
 
 /// The lines of a body that compute an elementwise operator, and its operands that are there.

@@ -17,6 +17,7 @@ use lancet_ops::{Attributes, DType, Operator, Tensor, TensorView, evaluate, with
 
 use super::affine::Affine;
 use crate::matcher::{axis_of, ints, normalize_axis, permutation, tensor_ints};
+use crate::quantized::{dequantize, quantize};
 
 /// What an element of a value is.
 #[derive(Clone, Debug)]
@@ -299,6 +300,11 @@ impl Analysis<'_> {
                 Operator::Slice => self.slice(node, index),
                 Operator::Gather => self.gather(node, index),
                 Operator::GatherND => self.gather_nd(node, index),
+                Operator::QuantizeLinear | Operator::DequantizeLinear
+                    if self.through == Through::Arithmetic && is_alike(self.graph, value) =>
+                {
+                    self.elementwise(node, index)
+                }
                 _ if self.through == Through::Arithmetic && is_elementwise(*operator) => {
                     self.elementwise(node, index)
                 }
@@ -587,6 +593,13 @@ fn progression(tensor: &Tensor, index: &[Affine]) -> Option<Affine> {
         sum = sum.add(&i.scale(&Dim::fixed(step))?)?;
     }
     Some(sum)
+}
+
+/// Whether all elements are quantized, or dequantized, alike.
+fn is_alike(graph: &Graph, value: Value) -> bool {
+    quantize(graph, value)
+        .or_else(|| dequantize(graph, value))
+        .is_some()
 }
 
 /// Whether each element of the result depends on the elements of the operands at the same place, after broadcasting.

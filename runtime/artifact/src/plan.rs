@@ -221,22 +221,14 @@ pub enum StepKind {
     /// for queries where `query_mask`, `[batch, seq_q]`, is zero. `query_positions` is `f32[batch, num_heads, seq_q, p]`: the
     /// element of the row of a query that `query_index`, `i64[seq_q + seq_k]`, has for the distance is added to the score; the
     /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`.
-    Attention {
-        num_heads: u32,
-        scale: f32,
-        masked_value: f32,
-    },
+    Attention(AttentionParameters),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.
     ///
     /// `q` is `[tq, num_heads * d]`, `k` is `[t, num_heads * d]`, `v` is `[t, num_heads * dv]`, the output is panels `[tq,
     /// num_heads * dv]`. `starts`, `i64[n]`, ascends from 0: the keys of sequence `i` are those from `starts[i]` to the next
     /// start or to `t`; `q_starts` says the same of queries, and without it every sequence has `tq / n`. `key_mask` is `[t]`.
-    PackedAttention {
-        num_heads: u32,
-        scale: f32,
-        masked_value: f32,
-    },
+    PackedAttention(AttentionParameters),
     /// A function of each element: one or more operands, which broadcast to the shape of the output.
     ///
     /// Row-major operands of type `f32`, `f64`, `i64`, `i32` or `bool`, and an output that is row-major too; or an output in
@@ -271,13 +263,26 @@ impl StepKind {
             StepKind::Range => "range",
             StepKind::RangeScale => "range_scale",
             StepKind::RangeZeroPoint => "range_zero_point",
-            StepKind::Attention { .. } => "attention",
-            StepKind::PackedAttention { .. } => "packed_attention",
+            StepKind::Attention(_) => "attention",
+            StepKind::PackedAttention(_) => "packed_attention",
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
             StepKind::Softmax => "softmax",
         }
     }
+}
+
+/// What attention computes with beside its operands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionParameters {
+    pub num_heads: u32,
+    pub scale: f32,
+    pub masked_value: f32,
+    /// Scale, least and greatest number that products of queries and keys, scores with all that is added, and probabilities
+    /// are rounded to, as `score_rounding`, `masked_score_rounding` and `probability_rounding` of the operator.
+    pub rounding: [Option<[f32; 3]>; 3],
+    /// With more keys than these, products of probabilities and values are summed in more than `f32`.
+    pub exact_keys: Option<u64>,
 }
 
 /// An attribute of a portable operator.

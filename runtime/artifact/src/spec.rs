@@ -126,7 +126,10 @@ pub enum KernelSpec {
     /// Root-mean-square norm over the features of one panel.
     RmsNorm { panel: u32, lanes: u32 },
     /// Attention of a tile of queries: scores, softmax and context.
-    AttentionTile,
+    AttentionTile {
+        /// Whether products, scores with the mask, and probabilities are rounded.
+        rounds: [bool; 3],
+    },
     /// A product of attention: scores from queries and keys, or context from probabilities and values.
     AttentionProduct,
     /// Softmax over the keys of a tile of scores.

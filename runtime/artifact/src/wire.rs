@@ -6,8 +6,9 @@
 use prost::{Message, Oneof};
 
 use crate::{
-    Activation, Arithmetic, ArtifactError, Attribute, AttributeTensor, Dim, Layout, MatrixDesc,
-    Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, ValueDesc, Vertical, WeightFormat,
+    Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Dim,
+    Layout, MatrixDesc, Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, ValueDesc,
+    Vertical, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -193,7 +194,7 @@ struct VerticalMessage {
     ops: Vec<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 struct AttentionMessage {
     #[prost(uint32, tag = "1")]
     num_heads: u32,
@@ -201,6 +202,14 @@ struct AttentionMessage {
     scale: f32,
     #[prost(float, tag = "3")]
     masked_value: f32,
+    #[prost(float, repeated, tag = "4")]
+    score_rounding: Vec<f32>,
+    #[prost(float, repeated, tag = "5")]
+    masked_score_rounding: Vec<f32>,
+    #[prost(float, repeated, tag = "6")]
+    probability_rounding: Vec<f32>,
+    #[prost(uint64, optional, tag = "7")]
+    exact_keys: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -499,24 +508,8 @@ fn step_message(step: &Step) -> StepMessage {
                 matrix: *matrix,
                 activation: activation.name().to_owned(),
             }),
-            StepKind::Attention {
-                num_heads,
-                scale,
-                masked_value,
-            } => KindMessage::Attention(AttentionMessage {
-                num_heads: *num_heads,
-                scale: *scale,
-                masked_value: *masked_value,
-            }),
-            StepKind::PackedAttention {
-                num_heads,
-                scale,
-                masked_value,
-            } => KindMessage::PackedAttention(AttentionMessage {
-                num_heads: *num_heads,
-                scale: *scale,
-                masked_value: *masked_value,
-            }),
+            StepKind::Attention(p) => KindMessage::Attention(attention_message(p)),
+            StepKind::PackedAttention(p) => KindMessage::PackedAttention(attention_message(p)),
         }),
     }
 }
@@ -574,22 +567,49 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
             matrix: m.matrix,
             activation: activation(&m.activation)?,
         },
-        Some(KindMessage::Attention(m)) => StepKind::Attention {
-            num_heads: m.num_heads,
-            scale: m.scale,
-            masked_value: m.masked_value,
-        },
-        Some(KindMessage::PackedAttention(m)) => StepKind::PackedAttention {
-            num_heads: m.num_heads,
-            scale: m.scale,
-            masked_value: m.masked_value,
-        },
+        Some(KindMessage::Attention(ref m)) => StepKind::Attention(attention(m).map_err(error)?),
+        Some(KindMessage::PackedAttention(ref m)) => {
+            StepKind::PackedAttention(attention(m).map_err(error)?)
+        }
     };
     Ok(Step {
         kind,
         inputs: message.inputs.iter().map(|&v| v.checked_sub(1)).collect(),
         outputs: message.outputs,
         name: message.name,
+    })
+}
+
+fn attention_message(parameters: &AttentionParameters) -> AttentionMessage {
+    let [scores, masked, probabilities] = (parameters.rounding)
+        .map(|rounding| rounding.map_or_else(Vec::new, |numbers| numbers.to_vec()));
+    AttentionMessage {
+        num_heads: parameters.num_heads,
+        scale: parameters.scale,
+        masked_value: parameters.masked_value,
+        score_rounding: scores,
+        masked_score_rounding: masked,
+        probability_rounding: probabilities,
+        exact_keys: parameters.exact_keys,
+    }
+}
+
+fn attention(message: &AttentionMessage) -> Result<AttentionParameters, String> {
+    let rounding = |numbers: &[f32]| match *numbers {
+        [] => Ok(None),
+        [scale, least, greatest] => Ok(Some([scale, least, greatest])),
+        _ => Err(format!("a rounding of {} numbers", numbers.len())),
+    };
+    Ok(AttentionParameters {
+        num_heads: message.num_heads,
+        scale: message.scale,
+        masked_value: message.masked_value,
+        rounding: [
+            rounding(&message.score_rounding)?,
+            rounding(&message.masked_score_rounding)?,
+            rounding(&message.probability_rounding)?,
+        ],
+        exact_keys: message.exact_keys,
     })
 }
 

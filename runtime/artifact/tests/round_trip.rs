@@ -1,9 +1,9 @@
 //! Plans and artifacts survive the trip through bytes; damaged bytes are errors.
 
 use lancet_artifact::{
-    Activation, Arithmetic, ArtifactError, Attribute, AttributeTensor, Binary, Dim, Element,
-    Extent, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind, Storage, ValueDesc, Vertical,
-    VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
+    Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Binary,
+    Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind, Storage,
+    ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -68,6 +68,21 @@ fn vertical() -> impl Strategy<Value = Vertical> {
     (vec(operand, 0..9), vec(op, 0..6)).prop_map(|(operands, ops)| Vertical { operands, ops })
 }
 
+fn attention() -> impl Strategy<Value = AttentionParameters> {
+    let rounding = || proptest::option::of([float(), float(), float()]);
+    let roundings = [rounding(), rounding(), rounding()];
+    let keys = proptest::option::of(any::<u64>());
+    (any::<u32>(), float(), float(), roundings, keys).prop_map(
+        |(num_heads, scale, masked_value, rounding, exact_keys)| AttentionParameters {
+            num_heads,
+            scale,
+            masked_value,
+            rounding,
+            exact_keys,
+        },
+    )
+}
+
 fn kind() -> impl Strategy<Value = StepKind> {
     prop_oneof![
         (text(), vec((text(), attribute()), 0..3)).prop_map(|(operator, attributes)| {
@@ -86,20 +101,8 @@ fn kind() -> impl Strategy<Value = StepKind> {
         float().prop_map(|epsilon| StepKind::LayerNorm { epsilon }),
         (any::<u32>(), activation())
             .prop_map(|(matrix, activation)| StepKind::Linear { matrix, activation }),
-        (any::<u32>(), float(), float()).prop_map(|(num_heads, scale, masked_value)| {
-            StepKind::Attention {
-                num_heads,
-                scale,
-                masked_value,
-            }
-        }),
-        (any::<u32>(), float(), float()).prop_map(|(num_heads, scale, masked_value)| {
-            StepKind::PackedAttention {
-                num_heads,
-                scale,
-                masked_value,
-            }
-        }),
+        attention().prop_map(StepKind::Attention),
+        attention().prop_map(StepKind::PackedAttention),
         proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
@@ -349,7 +352,7 @@ fn errors_say_what_and_where() {
     version[8] = 9;
     assert_eq!(
         message(&version),
-        "artifact format version 9 is not supported: this build reads version 3"
+        "artifact format version 9 is not supported: this build reads version 4"
     );
     assert!(message(&good[..good.len() - 1]).starts_with("artifact is truncated: weights needs "));
 

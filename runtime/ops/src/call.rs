@@ -5,7 +5,8 @@
 
 use crate::layout::checked_size;
 use crate::{
-    Attribute, Attributes, DType, DefaultValue, Element, OpError, Operator, Tensor, TensorView,
+    AttentionRounding, Attribute, Attributes, DType, DefaultValue, Element, OpError, Operator,
+    Tensor, TensorView,
 };
 
 /// What an operator is applied to.
@@ -171,6 +172,12 @@ impl<'a> Call<'a> {
             Some(Attribute::Floats(v)) => Some(v),
             _ => None,
         }
+    }
+
+    /// Where attention rounds.
+    pub(crate) fn attention_rounding(&self) -> Result<AttentionRounding, OpError> {
+        AttentionRounding::of(self.attributes)
+            .map_err(|name| self.attribute_error(name, "no scale, least and greatest number"))
     }
 
     /// Integer list `name` if it is set.

@@ -8,7 +8,7 @@ use crate::matmul::{Matrix, multiply, multiply_unrounded};
 use crate::norm::softmax_in_place;
 use crate::quant::dequantize_alike;
 use crate::special::{gelu, gelu_tanh, sigmoid};
-use crate::{DType, Data, OpError, TensorView};
+use crate::{AttentionRounding, DType, Data, OpError, TensorView};
 
 /// `Linear`: `y = activation(x · wᵀ + bias) + residual`.
 ///
@@ -176,6 +176,12 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
 ///   of query `i` and key `j`. `query_index`, `i64[sq + sk]`, counts from the end where it is negative; its element 0 is not
 ///   used.
 /// * `key_positions`: `f32[b, num_heads, sk, p]`, optional: element `key_index[i - j + sk]` of row `j` likewise.
+/// * Scores and probabilities may be rounded as quantization does, each by `[scale, least, greatest]`, a number `x` to
+///   `clip(round(x / scale), least, greatest)`: with `score_rounding` a product `q · k` before it is scaled; with
+///   `masked_score_rounding` a score with all that is added to it, which is then multiplied by that scale again; with
+///   `probability_rounding` a probability. What is rounded is an `f32`.
+/// * `exact_keys`: with at most so many keys, every sum of whole numbers in the second product is one that `f32` has. It
+///   changes nothing here, where sums of bytes are wider.
 /// * Result: `f32[b, sq, hidden_v]`.
 ///
 /// Memory is linear in `sq` and in `sk`.
@@ -260,6 +266,7 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
         Some(m) => Some(m.to_i64_vec()),
         None => None,
     };
+    let rounding = call.attention_rounding()?;
     let mut out = vec![0.0f32; size];
     if size == 0 || sk == 0 {
         return call.tensor(&shape, out);
@@ -275,6 +282,7 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
                 &data[2][item * sk * hidden_v..(item + 1) * sk * hidden_v],
             ],
             [sq, sk, h],
+            &rounding,
             &mut out[item * sq * hidden_v..(item + 1) * sq * hidden_v],
             |head, row, j, score| {
                 if query_mask.as_ref().is_some_and(|m| m[item * sq + row] == 0) {
@@ -371,6 +379,7 @@ const ROWS: usize = 64;
 pub(crate) fn attend(
     [q, k, v]: [&[f32]; 3],
     [sq, sk, h]: [usize; 3],
+    rounding: &AttentionRounding,
     out: &mut [f32],
     score: impl Fn(usize, usize, usize, f64) -> f64,
 ) {
@@ -385,11 +394,19 @@ pub(crate) fn attend(
         multiply_unrounded([rows, sk, d], query, key, &mut scores);
         for (row, s) in scores.chunks_exact_mut(sk).enumerate() {
             for (j, s) in s.iter_mut().enumerate() {
+                if rounding.scores.is_some() {
+                    *s = f64::from(rounding.product(*s as f32));
+                }
                 *s = score(head, first + row, j, *s);
+                if rounding.masked.is_some() {
+                    *s = f64::from(rounding.score(*s as f32));
+                }
             }
             softmax_in_place(s);
         }
-        let weights: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
+        let weights: Vec<f32> = (scores.iter())
+            .map(|&p| rounding.probability(p as f32))
+            .collect();
         let value = Matrix::row_major(&v[head * dv..], hidden_v);
         let result = multiply([rows, dv, sk], Matrix::row_major(&weights, sk), value);
         if dv != 0 {

@@ -587,6 +587,10 @@ operators! {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
+        score_rounding: Floats = Optional,
+        masked_score_rounding: Floats = Optional,
+        probability_rounding: Floats = Optional,
+        exact_keys: Int = Optional,
     },
     Elementwise "elementwise" Lancet "Elementwise" (1, MANY) (1, 1) {
         body: Strs = Required,
@@ -598,6 +602,10 @@ operators! {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
+        score_rounding: Floats = Optional,
+        masked_score_rounding: Floats = Optional,
+        probability_rounding: Floats = Optional,
+        exact_keys: Int = Optional,
     },
 }
 

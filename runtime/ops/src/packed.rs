@@ -45,6 +45,7 @@ pub(crate) fn token_packing(call: &Call<'_>) -> OpResults {
 ///   start is 0.
 /// * `q_starts`: the same for queries, optional: without it every sequence has `tq / n` of them.
 /// * `key_mask`: `bool` or integer `[t]`, optional: `masked_value` is added to the scores of keys where it is zero.
+/// * `score_rounding`, `masked_score_rounding`, `probability_rounding`, `exact_keys`: as those of `ScaledDotProductAttention`.
 /// * Result: `f32[tq, hidden_v]`; zero for queries without a key.
 pub(crate) fn packed_attention(call: &Call<'_>) -> OpResult {
     let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
@@ -98,6 +99,7 @@ pub(crate) fn packed_attention(call: &Call<'_>) -> OpResult {
     let shape = [tq, hidden_v];
     let mut out = vec![0.0f32; call.size(&shape, DType::F64)?];
     let scale = f64::from(call.float("scale"));
+    let rounding = call.attention_rounding()?;
     for (queries, keys) in queries.iter().zip(&keys) {
         if queries.is_empty() || keys.is_empty() || hidden_v == 0 {
             continue;
@@ -110,6 +112,7 @@ pub(crate) fn packed_attention(call: &Call<'_>) -> OpResult {
                 &data[2][keys.start * hidden_v..keys.end * hidden_v],
             ],
             [queries.len(), keys.len(), h],
+            &rounding,
             &mut out[queries.start * hidden_v..queries.end * hidden_v],
             |_, _, key, score| score * scale + mask[keys.start + key],
         );

@@ -895,6 +895,54 @@ fn attention_takes_numbers_of_queries_and_keys_by_distance() {
 }
 
 #[test]
+fn attention_rounds_what_quantization_does() {
+    let q = Tensor::new([1, 1, 1], vec![1.0f32]);
+    let k = Tensor::new([1, 3, 1], vec![1.3f32, 9.0, -9.0]);
+    let v = Tensor::new([1, 3, 1], vec![1.0f32, 1000.0, 1_000_000.0]);
+    let attributes = |name: &str, numbers: &[f32]| {
+        int("num_heads", 1)
+            .with("scale", Attribute::Float(std::f32::consts::LN_2))
+            .with("masked_value", Attribute::Float(-50.0))
+            .with(name, Attribute::Floats(numbers.to_vec()))
+            .with(
+                "probability_rounding",
+                Attribute::Floats(vec![1.0 / 128.0, -3.0, 80.0]),
+            )
+    };
+    let run = |attributes: &Attributes, mask: [bool; 3]| {
+        let mask = matrix(&[mask]);
+        let y = one(
+            Operator::ScaledDotProductAttention,
+            attributes,
+            &[&q, &k, &v, &mask],
+        );
+        y.as_slice::<f32>().expect("f32")[0]
+    };
+    // The products become 2, 3 (clipped) and -1 (clipped).
+    let products = attributes("score_rounding", &[0.65, -1.0, 3.0]);
+    // 2^2 : 2^3 : 2^-1 of 12.5: 40.96, 81.92 clipped to 80, and 5.12.
+    assert_eq!(run(&products, [true; 3]), 41.0 + 80_000.0 + 5_000_000.0);
+    // The masked key has what masks or less, and no weight.
+    let scores = attributes("masked_score_rounding", &[10.0, -4.0, 4.0]);
+    assert_eq!(run(&scores, [true, false, true]), 80.0);
+    let invalid: [&[f32]; 6] = [
+        &[1.0, 0.0],
+        &[0.0, 0.0, 1.0],
+        &[-1.0, 0.0, 1.0],
+        &[f32::NAN, 0.0, 1.0],
+        &[1.0, 0.5, 1.0],
+        &[1.0, 1.0, 2.0],
+    ];
+    for numbers in invalid {
+        let wrong = attributes("score_rounding", numbers);
+        assert!(matches!(
+            error(Operator::ScaledDotProductAttention, &wrong, &[&q, &k, &v]),
+            OpError::Attribute { .. }
+        ));
+    }
+}
+
+#[test]
 fn counts_and_types_of_attributes_are_checked() {
     let x = vector(&[1.0f32]);
     assert!(matches!(

@@ -14,8 +14,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lancet_artifact::KernelSpec;
-use lancet_ops::{TensorView, place_of};
+use lancet_artifact::{AttentionParameters, KernelSpec};
+use lancet_ops::{AttentionRounding, Rounding, TensorView, place_of};
 
 pub(super) use self::heads::softmax;
 use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES, ROWS};
@@ -41,6 +41,9 @@ pub(crate) struct Attention {
     positions: [Option<Positions>; 2],
     scale: f32,
     masked_value: f32,
+    rounding: AttentionRounding,
+    /// With more keys, products with values are summed in more than `f32`.
+    exact_keys: u64,
     n_heads: usize,
     n_threads: usize,
     limit_bytes: u64,
@@ -80,6 +83,8 @@ struct Sequences {
     aligned: bool,
     /// The element of a row of positions, of queries and of keys, by distance.
     places: [Vec<usize>; 2],
+    /// Whether `f32` has the sums of products with values.
+    in_singles: bool,
     /// For each (sequence, head), where its contexts go: into the panels of the output if these are `aligned`, otherwise
     /// into the memory between the loops.
     contexts: Groups,
@@ -103,10 +108,10 @@ struct Memory {
 impl Attention {
     pub(super) fn bind(
         sizes: &Sizes<'_>,
-        (n_heads, scale, masked_value): (usize, f32, f32),
+        parameters: &AttentionParameters,
     ) -> Result<Attention, String> {
         let [q, k, v] = [0, 1, 2].map(|i| sizes.required(i));
-        let out = sizes.output();
+        let (out, n_heads) = (sizes.output(), parameters.num_heads as usize);
         let (sq, sk, sv, so) = (
             sizes.shape(q),
             sizes.shape(k),
@@ -172,8 +177,7 @@ impl Attention {
             Ok(Some(Positions { rows, index, width }))
         };
         let positions = [positions(7, seq_q)?, positions(9, seq_k)?];
-        let parameters = (n_heads, scale, masked_value);
-        let mut step = Attention::new(sizes, parameters, mask, None);
+        let mut step = Attention::new(sizes, parameters, mask, None)?;
         let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
         let mut sequences = Sequences {
             queries: of_length(seq_q),
@@ -184,10 +188,12 @@ impl Attention {
         step.sequences = Mutex::new(sequences);
         let by_pair = bias.is_some() || relative.is_some() || positions.iter().any(Option::is_some);
         if !by_pair && query_mask.is_none() {
-            step.tile = sizes.kernel(KernelSpec::AttentionTile);
+            step.tile = sizes.kernel(step.tile_spec());
         } else {
             step.product = sizes.kernel(KernelSpec::AttentionProduct);
-            step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
+            if step.rounding.masked.is_none() {
+                step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
+            }
         }
         step.bias = bias;
         step.relative = relative;
@@ -199,7 +205,7 @@ impl Attention {
     /// Attention of packed sequences.
     pub(super) fn bind_packed(
         sizes: &Sizes<'_>,
-        parameters: (usize, f32, f32),
+        parameters: &AttentionParameters,
     ) -> Result<Attention, String> {
         let [q, k, v] = [0, 1, 2].map(|i| sizes.shape(sizes.required(i)));
         let out = sizes.shape(sizes.output());
@@ -214,17 +220,27 @@ impl Attention {
             return Err(format!("expected a mask of {} keys, found {found:?}", k[0]));
         }
         let starts = (sizes.required(3), sizes.input(4));
-        let mut step = Attention::new(sizes, parameters, mask, Some(starts));
-        step.tile = sizes.kernel(KernelSpec::AttentionTile);
+        let mut step = Attention::new(sizes, parameters, mask, Some(starts))?;
+        step.tile = sizes.kernel(step.tile_spec());
         Ok(step)
     }
 
     fn new(
         sizes: &Sizes<'_>,
-        (n_heads, scale, masked_value): (usize, f32, f32),
+        parameters: &AttentionParameters,
         mask: Option<usize>,
         starts: Option<(usize, Option<usize>)>,
-    ) -> Attention {
+    ) -> Result<Attention, String> {
+        let [scores, masked, probabilities] = parameters.rounding.map(|numbers| {
+            let rounding = |n| Rounding::new(n).ok_or_else(|| format!("{n:?} is no rounding"));
+            numbers.map(rounding).transpose()
+        });
+        let rounding = AttentionRounding {
+            scores: scores?,
+            masked: masked?,
+            probabilities: probabilities?,
+        };
+        let n_heads = parameters.num_heads as usize;
         let [q, k, v] = [0, 1, 2].map(|i| sizes.required(i));
         let shapes = [q, k, v, sizes.output()].map(|v| sizes.panels(v));
         let d = [shapes[0].features / n_heads, shapes[2].features / n_heads];
@@ -232,7 +248,7 @@ impl Attention {
         for p in 0..shapes[3].n_panels() {
             outputs.extend((0..n_heads).map(|h| shapes[3].rows(p, h * d[1]..(h + 1) * d[1])));
         }
-        Attention {
+        Ok(Attention {
             q,
             k,
             v,
@@ -241,8 +257,10 @@ impl Attention {
             relative: None,
             query_mask: None,
             positions: [None, None],
-            scale,
-            masked_value,
+            scale: parameters.scale,
+            masked_value: parameters.masked_value,
+            rounding,
+            exact_keys: parameters.exact_keys.unwrap_or(u64::MAX),
             n_heads,
             n_threads: sizes.shared.pool.threads(),
             limit_bytes: sizes.shared.options.max_arena_bytes,
@@ -255,6 +273,17 @@ impl Attention {
             product: None,
             softmax: None,
             flops: AtomicU64::new(0),
+        })
+    }
+
+    fn tile_spec(&self) -> KernelSpec {
+        let AttentionRounding {
+            scores,
+            masked,
+            probabilities,
+        } = self.rounding;
+        KernelSpec::AttentionTile {
+            rounds: [scores, masked, probabilities].map(|r| r.is_some()),
         }
     }
 
@@ -263,6 +292,7 @@ impl Attention {
         let (queries, keys) = (&sequences.queries, &sequences.keys);
         let most_keys = keys.iter().map(Range::len).max().unwrap_or(0);
         sequences.memory = Memory::new(most_keys, self.d);
+        sequences.in_singles = most_keys as u64 <= self.exact_keys;
         let (out, dv) = (&self.shapes[3], self.d[1]);
         sequences.aligned = (queries.iter()).all(|q| q.is_empty() || q.start % out.width == 0);
         let each_head = || {
@@ -394,10 +424,10 @@ impl Attention {
             let start = floats.as_ptr().align_offset(64).min(LINE);
             let floats = &mut floats[start..];
             match &self.tile {
-                Some(kernel) => {
+                Some(kernel) if sequences.in_singles => {
                     self.head_by_kernel(kernel, reads, sequences, of, floats, &mut contexts)
                 }
-                None => self.head(reads, sequences, of, floats, &mut contexts),
+                _ => self.head(reads, sequences, of, floats, &mut contexts),
             }
         };
         if sequences.aligned {

@@ -234,21 +234,11 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         StepKind::Linear { matrix, activation } => {
             Bound::Linear(linear::Linear::bind(sizes, *matrix as usize, *activation)?)
         }
-        StepKind::Attention {
-            num_heads,
-            scale,
-            masked_value,
-        } => {
-            let parameters = (*num_heads as usize, *scale, *masked_value);
+        StepKind::Attention(parameters) => {
             let step = attention::Attention::bind(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }
-        StepKind::PackedAttention {
-            num_heads,
-            scale,
-            masked_value,
-        } => {
-            let parameters = (*num_heads as usize, *scale, *masked_value);
+        StepKind::PackedAttention(parameters) => {
             let step = attention::Attention::bind_packed(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use lancet_artifact::{
-    Activation, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage, ValueDesc,
-    WeightFormat, Weights,
+    Activation, AttentionParameters, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage,
+    ValueDesc, WeightFormat, Weights,
 };
 use lancet_codegen::formats::pack;
 use lancet_ops::{Attribute, Attributes, Operator, Tensor, TensorView, evaluate};
@@ -247,11 +247,13 @@ impl Net {
             attributes,
             inputs.clone(),
         );
-        let kind = StepKind::Attention {
+        let kind = StepKind::Attention(AttentionParameters {
             num_heads: heads,
             scale: 0.4,
             masked_value: f32::MIN,
-        };
+            rounding: [None; 3],
+            exact_keys: None,
+        });
         self.step(kind, &inputs, &shape, Layout::Panels, meaning)
     }
 

@@ -43,14 +43,76 @@ pub fn heights(n: usize) -> [usize; 3] {
 /// `[5]` bytes between rows of Q; `[6]` where scores go, `[ceil(keys / 32)][32][16]`; `[7]` the mask, a float for each key,
 /// and -inf up to a multiple of 32; `[8]` out; `[9]` bytes between rows of out; `[10]` rows of K and Q; `[11]` full panels of
 /// keys; `[12]` keys beyond them; `[13]` groups of four of these, rounded up; `[14]` to `[16]` how often each of [`HEIGHTS`]
-/// goes into the rows of V; `[17]` the scale; `[18]` 48 floats of memory.
-pub(super) fn tile_program(name: String, vl: usize) -> Program {
+/// goes into the rows of V; `[17]` [`PARAMETERS`] floats; `[18]` 48 floats of memory.
+///
+/// The parameters are the scale; scale, least and greatest number of the rounding of products; the same of scores, and what
+/// rounded scores are multiplied by; the same three of probabilities. Of those that are not in `rounds` nothing is read. Where
+/// scores are rounded, the scale and the mask are not to the base of 2, and what rounded scores are multiplied by is.
+pub(super) fn tile_program(name: String, vl: usize, rounds: [bool; 3]) -> Program {
     let mut b = Builder::new(name, vl);
     let state = b.arg(18);
-    scores(&mut b, state);
-    exponentials(&mut b, state);
+    let [products, masked, probabilities] = rounds;
+    if products || masked {
+        scores(&mut b, state, Finish::No);
+        round_scores(&mut b, state, products, masked);
+    } else {
+        scores(&mut b, state, Finish::ScaleAndMask);
+    }
+    exponentials(&mut b, state, probabilities);
     context(&mut b, state);
     b.finish()
+}
+
+/// Floats that [`tile_program`] takes.
+pub const PARAMETERS: usize = 11;
+
+/// Where the parameters of a rounding begin, in the order of `rounds`.
+const ROUNDINGS: [i32; 3] = [1, 4, 8];
+
+/// Where the factor of rounded scores is.
+const ROUNDED_SCALE: i32 = 7;
+
+/// A number for all lanes of a rounding: `clip(round(x / scale), least, greatest)`.
+struct Rounding {
+    scale: Vector,
+    least: Vector,
+    greatest: Vector,
+}
+
+impl Rounding {
+    fn load(b: &mut Builder, parameters: Scalar, first: i32) -> Rounding {
+        let [scale, least, greatest] = [0, 1, 2].map(|i| {
+            let v = b.vector();
+            b.broadcast(v, at(parameters, (first + i) * 4));
+            v
+        });
+        Rounding {
+            scale,
+            least,
+            greatest,
+        }
+    }
+
+    /// Clipping to whole numbers commutes with rounding, and of numbers this small the sum has no bits for a fraction.
+    fn apply(&self, b: &mut Builder, x: Vector) {
+        const MAGIC: f32 = 12_582_912.0;
+        b.div(x, x, self.scale);
+        b.max(x, self.least, x);
+        b.min(x, self.greatest, x);
+        b.add(x, x, MAGIC);
+        b.sub(x, x, MAGIC);
+    }
+
+    fn free(&self, b: &mut Builder) {
+        b.free_vectors(&[self.scale, self.least, self.greatest]);
+    }
+}
+
+/// What is done to products as they are stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Finish {
+    No,
+    ScaleAndMask,
 }
 
 /// Rows that are computed at once where a tile is to have `height` of them, and how often.
@@ -62,22 +124,26 @@ fn split(height: usize, vl: usize) -> (usize, i32) {
     }
 }
 
-/// Scaled scores with the mask added, and their maxima in `state[0]`; `state[2]` is the scale.
-fn scores(b: &mut Builder, state: Scalar) {
+/// Products of keys and queries; if they are finished, scaled and with the mask added, with their maxima in `state[0]`, and
+/// `state[2]` is the scale.
+fn scores(b: &mut Builder, state: Scalar, finish: Finish) {
     let columns = QUERIES / b.vl();
     let column = |b: &Builder, j: usize| j as i32 * b.vector_bytes();
-    let v = b.vector();
-    let params = b.arg(17);
-    b.broadcast(v, at(params, 0));
-    b.free_scalar(params);
-    b.store(at(state, 2 * TILE_ROW), v);
-    b.constant(v, f32::NEG_INFINITY);
-    for j in 0..columns {
-        b.store(at(state, column(b, j)), v);
+    if finish == Finish::ScaleAndMask {
+        let v = b.vector();
+        let params = b.arg(17);
+        b.broadcast(v, at(params, 0));
+        b.free_scalar(params);
+        b.store(at(state, 2 * TILE_ROW), v);
+        b.constant(v, f32::NEG_INFINITY);
+        for j in 0..columns {
+            b.store(at(state, column(b, j)), v);
+        }
+        b.free_vector(v);
     }
-    b.free_vector(v);
     let regs = Scores {
         state,
+        finish,
         k: b.arg(0),
         q: b.arg(4),
         q_row: b.arg(5),
@@ -120,6 +186,7 @@ fn scores(b: &mut Builder, state: Scalar) {
 /// Scalars of [`scores`].
 struct Scores {
     state: Scalar,
+    finish: Finish,
     /// The tile's first key, in the first row.
     k: Scalar,
     q: Scalar,
@@ -180,6 +247,26 @@ impl Scores {
             b.add_scalar(self.even, self.q_row);
             b.add_imm(self.p, PANEL_ROW);
         });
+        match self.finish {
+            Finish::No => {
+                for (i, acc) in acc.chunks(columns).enumerate() {
+                    for (j, &acc) in acc.iter().enumerate() {
+                        b.store(at(self.s, i as i32 * TILE_ROW + column(b, j)), acc);
+                    }
+                }
+            }
+            Finish::ScaleAndMask => self.scale_and_mask(b, &acc),
+        }
+        b.free_vectors(&acc);
+        b.add_imm(self.k, rows as i32 * 4);
+        b.add_imm(self.mask, rows as i32 * 4);
+        b.add_imm(self.s, rows as i32 * TILE_ROW);
+    }
+
+    /// Scales products, adds the mask, stores them and finds the greatest.
+    fn scale_and_mask(&self, b: &mut Builder, acc: &[Vector]) {
+        let columns = QUERIES / b.vl();
+        let column = |b: &Builder, j: usize| j as i32 * b.vector_bytes();
         let (scale, mask) = (b.vector(), b.vector());
         let max = b.vectors(columns);
         b.load(scale, at(self.state, 2 * TILE_ROW));
@@ -199,10 +286,6 @@ impl Scores {
         }
         b.free_vectors(&[scale, mask]);
         b.free_vectors(&max);
-        b.free_vectors(&acc);
-        b.add_imm(self.k, rows as i32 * 4);
-        b.add_imm(self.mask, rows as i32 * 4);
-        b.add_imm(self.s, rows as i32 * TILE_ROW);
     }
 
     fn free(&self, b: &mut Builder) {
@@ -212,15 +295,86 @@ impl Scores {
     }
 }
 
-/// `S = 2^(S - max)` for all keys, and the reciprocal of their sum in `state[1]`.
-fn exponentials(b: &mut Builder, state: Scalar) {
+/// Rounds products if `products`, scales them, adds the mask, rounds that if `masked`, and finds the maxima for `state[0]`.
+fn round_scores(b: &mut Builder, state: Scalar, products: bool, masked: bool) {
     let columns = QUERIES / b.vl();
-    let (s, keys) = (b.scalar(), b.scalar());
-    let rest = b.scalar();
+    let all = n_keys(b);
+    let (s, mask, keys) = (b.scalar(), b.scalar(), b.scalar());
+    let parameters = b.arg(17);
+    let scale = b.vector();
+    b.broadcast(scale, at(parameters, 0));
+    let product = products.then(|| Rounding::load(b, parameters, ROUNDINGS[0]));
+    let score = masked.then(|| {
+        let factor = b.vector();
+        b.broadcast(factor, at(parameters, ROUNDED_SCALE * 4));
+        (Rounding::load(b, parameters, ROUNDINGS[1]), factor)
+    });
+    b.free_scalar(parameters);
+    for first in (0..columns).step_by(2) {
+        let n = (columns - first).min(2);
+        let column = |b: &Builder, j: usize| (first + j) as i32 * b.vector_bytes();
+        let max = b.vectors(n);
+        for &max in &max {
+            b.constant(max, f32::NEG_INFINITY);
+        }
+        b.load_scalar(s, Width::B64, at(b.args(), 6 * 8));
+        b.load_scalar(mask, Width::B64, at(b.args(), 7 * 8));
+        b.mov(keys, all);
+        b.repeat(keys, |b| {
+            let added = b.vector();
+            b.broadcast(added, at(mask, 0));
+            for (j, &max) in max.iter().enumerate() {
+                let x = b.vector();
+                b.load(x, at(s, column(b, j)));
+                if let Some(rounding) = &product {
+                    rounding.apply(b, x);
+                }
+                b.mul_add(x, scale, added);
+                if let Some((rounding, factor)) = &score {
+                    rounding.apply(b, x);
+                    b.mul(x, x, *factor);
+                }
+                b.store(at(s, column(b, j)), x);
+                b.max(max, x, max);
+                b.free_vector(x);
+            }
+            b.free_vector(added);
+            b.add_imm(s, TILE_ROW);
+            b.add_imm(mask, 4);
+        });
+        for (j, &max) in max.iter().enumerate() {
+            b.store(at(state, column(b, j)), max);
+        }
+        b.free_vectors(&max);
+    }
+    if let Some(rounding) = product {
+        rounding.free(b);
+    }
+    if let Some((rounding, factor)) = score {
+        rounding.free(b);
+        b.free_vector(factor);
+    }
+    b.free_vector(scale);
+    b.free_scalars(&[all, s, mask, keys]);
+}
+
+/// The number of keys.
+fn n_keys(b: &mut Builder) -> Scalar {
+    let (keys, rest) = (b.scalar(), b.scalar());
     b.load_scalar(keys, Width::B64, at(b.args(), 11 * 8));
     b.shl_imm(keys, 5);
     b.load_scalar(rest, Width::B64, at(b.args(), 12 * 8));
     b.add_scalar(rest, keys);
+    b.free_scalar(keys);
+    rest
+}
+
+/// `S = 2^(S - max)` for all keys, and the reciprocal of their sum in `state[1]`; or, if probabilities are rounded, these and 1.
+fn exponentials(b: &mut Builder, state: Scalar, round: bool) {
+    let columns = QUERIES / b.vl();
+    let rest = n_keys(b);
+    let (s, keys) = (b.scalar(), b.scalar());
+    let parameters = round.then(|| b.arg(17));
     // Two vectors of queries at once: the latency of one hides behind the other.
     for first in (0..columns).step_by(2) {
         let n = (columns - first).min(2);
@@ -249,10 +403,35 @@ fn exponentials(b: &mut Builder, state: Scalar) {
         for (j, (&max, &sum)) in max.iter().zip(&sum).enumerate() {
             b.constant(max, 1.0);
             b.div(max, max, sum);
-            b.store(at(state, TILE_ROW + column(b, j)), max);
+            if round {
+                b.constant(sum, 1.0);
+                b.store(at(state, TILE_ROW + column(b, j)), sum);
+            } else {
+                b.store(at(state, TILE_ROW + column(b, j)), max);
+            }
+        }
+        b.free_vectors(&sum);
+        if let Some(parameters) = parameters {
+            let rounding = Rounding::load(b, parameters, ROUNDINGS[2]);
+            b.load_scalar(s, Width::B64, at(b.args(), 6 * 8));
+            b.mov(keys, rest);
+            b.repeat(keys, |b| {
+                let x = b.vectors(n);
+                for (j, (&x, &reciprocal)) in x.iter().zip(&max).enumerate() {
+                    b.load(x, at(s, column(b, j)));
+                    b.mul(x, x, reciprocal);
+                    rounding.apply(b, x);
+                    b.store(at(s, column(b, j)), x);
+                }
+                b.free_vectors(&x);
+                b.add_imm(s, TILE_ROW);
+            });
+            rounding.free(b);
         }
         b.free_vectors(&max);
-        b.free_vectors(&sum);
+    }
+    if let Some(parameters) = parameters {
+        b.free_scalar(parameters);
     }
     b.free_scalars(&[s, keys, rest]);
 }

@@ -143,12 +143,19 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 vl,
             ))
         }
-        KernelSpec::AttentionTile => {
+        KernelSpec::AttentionTile { rounds } => {
             let vl = features.vl(attention::QUERIES);
-            Ok(attention::tile_program(
-                format!("f32_attention_tile_v{vl}"),
-                vl,
-            ))
+            let rounded = ["_products", "_scores", "_probabilities"];
+            let rounded: String = (rounded.iter().zip(rounds))
+                .filter_map(|(what, rounds)| rounds.then_some(*what))
+                .collect();
+            let rounded = if rounded.is_empty() {
+                rounded
+            } else {
+                format!("_round{rounded}")
+            };
+            let name = format!("f32_attention_tile{rounded}_v{vl}");
+            Ok(attention::tile_program(name, vl, rounds))
         }
         KernelSpec::FmaProbe => {
             let vl = features.vl(16);

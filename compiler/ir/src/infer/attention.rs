@@ -337,6 +337,7 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
     let n = count(call, "num_heads")?;
     head_size(call, 0, hidden, n)?;
     head_size(call, 2, hidden_v, n)?;
+    call.expect_attention_rounding()?;
     call.expect(3, Class::BoolOrInteger)?;
     call.expect_shape(3, &[b.clone(), sk.clone()])?;
     let scores = [b.clone(), Dim::fixed(n), sq.clone(), sk.clone()];
@@ -386,6 +387,7 @@ pub(super) fn packed_attention(call: &Call<'_>) -> One {
     let heads = count(call, "num_heads")?;
     head_size(call, 0, hidden, heads)?;
     head_size(call, 2, hidden_v, heads)?;
+    call.expect_attention_rounding()?;
     call.expect_dtype(3, DType::I64)?;
     let [n] = call.dims::<1>(3)?;
     call.expect_dtype(4, DType::I64)?;

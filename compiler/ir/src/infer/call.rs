@@ -3,7 +3,9 @@
 //! A [`Call`] exists only for attributes and counts that fit the operator's schema. Every result passes [`Call::finish`],
 //! which holds the limits: at most [`MAX_RANK`] dimensions, none known to be negative.
 
-use lancet_ops::{Attribute, Attributes, DType, DefaultValue, OpError, Operator};
+use lancet_ops::{
+    AttentionRounding, Attribute, Attributes, DType, DefaultValue, OpError, Operator,
+};
 
 use super::elements::Known;
 use crate::{Dim, IrError, TensorType, ValueInfo};
@@ -260,6 +262,14 @@ impl<'a> Call<'a> {
     /// Integer list `name` if it is set.
     pub(super) fn ints(&self, name: &str) -> Option<&'a [i64]> {
         self.attributes.ints(name)
+    }
+
+    /// Where attention rounds, which is checked and not used.
+    pub(super) fn expect_attention_rounding(&self) -> Result<(), IrError> {
+        let rounding = AttentionRounding::of(self.attributes);
+        rounding.map(|_| ()).map_err(|name| {
+            self.attribute_error(name, "no scale, least and greatest number".to_owned())
+        })
     }
 
     /// String attribute `name`, or the schema's default.

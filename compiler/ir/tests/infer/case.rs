@@ -35,6 +35,14 @@ impl Case {
         self.set(name, Attribute::Int(value))
     }
 
+    /// Rounds scores or probabilities of attention, or neither.
+    pub(crate) fn rounding(self, r: &mut Random) -> Case {
+        let numbers = |scale| Attribute::Floats(vec![scale, -3.0, 252.0]);
+        self.maybe(r, |case| case.set("score_rounding", numbers(0.5)))
+            .maybe(r, |case| case.set("masked_score_rounding", numbers(40.0)))
+            .maybe(r, |case| case.set("probability_rounding", numbers(0.01)))
+    }
+
     pub(crate) fn ints(self, name: &str, value: Vec<i64>) -> Case {
         self.set(name, Attribute::Ints(value))
     }

@@ -278,6 +278,7 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         .fold(case, |case, i| case.without(r, i))
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .rounding(r)
 }
 
 pub(crate) fn integer_linear(r: &mut Random) -> Case {
@@ -330,4 +331,5 @@ pub(crate) fn packed_attention(r: &mut Random) -> Case {
     case.without(r, 5)
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .rounding(r)
 }

@@ -5,12 +5,13 @@
 //! Memory is linear in the number of tokens: a tile holds the scores of [`QUERIES`] queries with all keys, and a bias that depends
 //! on the distance of query and key alone is read from one number for each distance.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use lancet_ops::{DataView, TensorView, with_elements};
+use lancet_ops::{AttentionRounding, DataView, Rounding, TensorView, with_elements};
 
 use super::{Attention, Positions, Sequences};
-use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES};
+use crate::jit::{AttentionTile, KEYS, Kernel, PARAMETERS, QUERIES};
 use crate::panels::PanelShape;
 use crate::pool::Pieces;
 use crate::session::Reads;
@@ -87,7 +88,14 @@ impl Attention {
                 (b, b_row),
                 d,
                 scores,
+                self.product.as_ref(),
             );
+            if self.rounding.scores.is_some() {
+                let scores = &mut scores[..seq_k * QUERIES];
+                scores
+                    .iter_mut()
+                    .for_each(|s| *s = self.rounding.product(*s));
+            }
             let scale = self.add_bias(
                 reads,
                 [item, head, first, n],
@@ -99,11 +107,9 @@ impl Attention {
             let at = [item * self.n_heads + head, first];
             let scale = self.add_positions(reads, sequences, at, scale, of_keys);
             let mut sums = [0.0; QUERIES];
-            match &self.softmax {
-                Some(kernel) => kernel.attention_softmax(of_keys, mask, scale, &mut sums),
-                None => softmax(of_keys, mask, scale, &mut sums),
-            }
+            self.softmax(of_keys, mask, scale, &mut sums);
             self.level_queries(reads, start..start + n, of_keys, &mut sums);
+            self.round_probabilities(of_keys, &mut sums);
             let values = &operands[memory.values.clone()];
             self.product(
                 Strided {
@@ -115,6 +121,7 @@ impl Attention {
                 (scores, QUERIES),
                 seq_k,
                 result,
+                self.product.as_ref().filter(|_| sequences.in_singles),
             );
             let (out, lane, stride) =
                 self.context_at(sequences, contexts, queries_of.start, first, seq_q);
@@ -146,14 +153,7 @@ impl Attention {
         let (scores, tile) = tile.split_at_mut(memory.scores.len());
         let (result, tile) = tile.split_at_mut(memory.context.len());
         let (mask, state) = tile.split_at_mut(memory.mask.len());
-        // Scores are to the base of 2. A mask that was finite stays so: keys that are all masked weigh the same.
-        let masked = self.masked_value * std::f32::consts::LOG2_E;
-        let masked = if self.masked_value.is_finite() {
-            masked.max(f32::MIN)
-        } else {
-            masked
-        };
-        self.fill_mask(reads, keys_of, masked, mask);
+        self.fill_mask(reads, keys_of, self.masked_of_tile(), mask);
         mask[seq_k..].fill(f32::NEG_INFINITY);
         let features = |d: usize| head * d..(head + 1) * d;
         let operand = |value: usize, shape: &PanelShape, d: usize, memory: &mut [f32]| {
@@ -175,6 +175,7 @@ impl Attention {
             of_panels(key_panels, &*keys),
             of_panels(value_panels, &*values),
         );
+        let parameters = self.tile_parameters();
         let q = reads.panels(self.q);
         for first in (0..seq_q).step_by(QUERIES) {
             let n = QUERIES.min(seq_q - first);
@@ -196,7 +197,7 @@ impl Attention {
                 queries,
                 mask,
                 d: self.d,
-                scale: self.scale * std::f32::consts::LOG2_E,
+                parameters: &parameters,
             };
             let (out, lane, stride) =
                 self.context_at(sequences, contexts, queries_of.start, first, seq_q);
@@ -209,6 +210,76 @@ impl Attention {
                 out[lane..].copy_from_slice(&c[..stride - lane]);
             }
         }
+    }
+
+    /// What the kernel of a tile adds to the scores of masked keys, to the base of 2 unless scores are rounded. A mask that was
+    /// finite stays so: keys that are all masked weigh the same.
+    fn masked_of_tile(&self) -> f32 {
+        if self.rounding.masked.is_some() || !self.masked_value.is_finite() {
+            return self.masked_value;
+        }
+        (self.masked_value * LOG2_E).max(f32::MIN)
+    }
+
+    /// What the kernel of a tile multiplies with and rounds by. Softmax is to the base of 2.
+    fn tile_parameters(&self) -> [f32; PARAMETERS] {
+        let numbers = |r: Option<Rounding>| r.map_or([1.0, 0.0, 0.0], |r| r.numbers());
+        let AttentionRounding {
+            scores,
+            masked,
+            probabilities,
+        } = self.rounding;
+        let (base, factor) = match masked {
+            // As the mask, rounded scores stay finite.
+            Some(r) => {
+                let [scale, least, greatest] = r.numbers();
+                let most = f32::MAX / greatest.max(-least).max(1.0);
+                (1.0, (scale * LOG2_E).min(most))
+            }
+            None => (LOG2_E, 1.0),
+        };
+        let [s, m, p] = [scores, masked, probabilities].map(numbers);
+        [
+            self.scale * base,
+            s[0],
+            s[1],
+            s[2],
+            m[0],
+            m[1],
+            m[2],
+            factor,
+            p[0],
+            p[1],
+            p[2],
+        ]
+    }
+
+    /// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`; with scores rounded
+    /// where they are to be.
+    fn softmax(&self, s: &mut [f32], mask: &[f32], scale: f32, sums: &mut [f32; QUERIES]) {
+        match &self.softmax {
+            Some(kernel) => kernel.attention_softmax(s, mask, scale, sums),
+            None => {
+                scale_and_mask(s, mask, scale);
+                if self.rounding.masked.is_some() {
+                    s.iter_mut().for_each(|s| *s = self.rounding.score(*s));
+                }
+                exponentials(s, sums);
+            }
+        }
+    }
+
+    /// Rounds probabilities where they are to be; what is left to multiply with is then 1.
+    fn round_probabilities(&self, s: &mut [f32], sums: &mut [f32; QUERIES]) {
+        if self.rounding.probabilities.is_none() {
+            return;
+        }
+        for s in s.chunks_exact_mut(QUERIES) {
+            for (s, sum) in s.iter_mut().zip(&*sums) {
+                *s = self.rounding.probability(*s * sum);
+            }
+        }
+        *sums = [1.0; QUERIES];
     }
 
     /// Where the contexts of the tile that begins at query `first` of a sequence go: rows, the lane in them, and elements from
@@ -375,18 +446,26 @@ impl Attention {
     }
 
     /// `c[i][t] = sum_j a(i, j) b[j * b_row + t]` for `n` rows i, `k` steps j and the queries t of a tile.
-    fn product(&self, a: Strided<'_>, (b, b_row): (&[f32], usize), k: usize, c: &mut [f32]) {
-        if let Some(kernel) = &self.product {
+    fn product(
+        &self,
+        a: Strided<'_>,
+        (b, b_row): (&[f32], usize),
+        k: usize,
+        c: &mut [f32],
+        kernel: Option<&Kernel>,
+    ) {
+        if let Some(kernel) = kernel {
             kernel.attention_product(a.a, [a.row, a.step], (b, b_row), k, a.n, c);
             return;
         }
         for (i, c) in c.chunks_exact_mut(QUERIES).take(a.n).enumerate() {
-            let mut sums = [0.0f32; QUERIES];
+            // Whole numbers stay exact, however many keys there are.
+            let mut sums = [0.0f64; QUERIES];
             for (j, b) in b.chunks(b_row).take(k).enumerate() {
-                let a = a.a[i * a.row + j * a.step];
-                sums.iter_mut().zip(b).for_each(|(s, b)| *s += a * b);
+                let a = f64::from(a.a[i * a.row + j * a.step]);
+                (sums.iter_mut().zip(b)).for_each(|(s, &b)| *s += a * f64::from(b));
             }
-            c.copy_from_slice(&sums);
+            c.iter_mut().zip(sums).for_each(|(c, sum)| *c = sum as f32);
         }
     }
 }
@@ -474,12 +553,23 @@ pub(in crate::steps) fn softmax(
     scale: f32,
     sums: &mut [f32; QUERIES],
 ) {
-    let mut max = [f32::NEG_INFINITY; QUERIES];
+    scale_and_mask(s, mask, scale);
+    exponentials(s, sums);
+}
+
+fn scale_and_mask(s: &mut [f32], mask: &[f32], scale: f32) {
     for (s, mask) in s.chunks_exact_mut(QUERIES).zip(mask) {
-        for (s, max) in s.iter_mut().zip(&mut max) {
-            *s = *s * scale + mask;
-            *max = max.max(*s);
-        }
+        s.iter_mut().for_each(|s| *s = *s * scale + mask);
+    }
+}
+
+/// `s[key][t] = exp(s[key][t] - max)` in place, and `sums[t] = 1 / sum over keys`.
+fn exponentials(s: &mut [f32], sums: &mut [f32; QUERIES]) {
+    let mut max = [f32::NEG_INFINITY; QUERIES];
+    for s in s.chunks_exact(QUERIES) {
+        max.iter_mut()
+            .zip(s)
+            .for_each(|(max, s)| *max = max.max(*s));
     }
     let mut totals = [0.0f32; QUERIES];
     for s in s.chunks_exact_mut(QUERIES) {
