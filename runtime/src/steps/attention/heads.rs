@@ -387,17 +387,13 @@ impl Attention {
         let mut scale = scale;
         let (scores, _) = scores.as_chunks_mut::<QUERIES>();
         let n_keys = scores.len();
-        let n_queries = |places: &[usize]| places.len() - n_keys;
         let [by_query, by_key] = &self.positions;
         if let Some(Positions { rows, width, .. }) = by_query {
             let places = &sequences.places[0];
-            let n = n_queries(places);
-            let rows = &reads.f32(*rows)[(head_of_item * n + first) * width..];
-            let rows = rows.chunks(*width.max(&1)).take(QUERIES.min(n - first));
-            let rows: [&[f32]; QUERIES] = std::array::from_fn({
-                let mut rows = rows;
-                move |_| rows.next().unwrap_or(&[])
-            });
+            let n_queries = places.len() - n_keys;
+            let rows = &reads.f32(*rows)[(head_of_item * n_queries + first) * width..];
+            let mut rows = rows.chunks(*width.max(&1)).take(n_queries - first);
+            let rows: [&[f32]; QUERIES] = std::array::from_fn(|_| rows.next().unwrap_or(&[]));
             for (key, scores) in scores.iter_mut().enumerate() {
                 let places = &places[first + n_keys - key..];
                 for ((score, row), &place) in scores.iter_mut().zip(rows).zip(places) {
