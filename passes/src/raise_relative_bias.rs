@@ -76,6 +76,7 @@ use crate::attention_scores::ABSORBING;
 use crate::heads::view;
 use crate::matcher::{axis_of, binary, permutation, result, scalar};
 use crate::polynomial::scaled;
+use crate::raise_attention::keeps_matrices;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -220,13 +221,16 @@ fn take_apart(
 ) -> Result<Parts, PassError> {
     let mut parts = Parts::default();
     let mut addends = Vec::new();
-    collect(graph, bias, Operator::Add, MAX_DEPTH, &mut addends);
+    collect_addends(graph, bias, MAX_DEPTH, &mut addends)?;
     let sum = |graph: &mut Graph, a: Option<Value>, b: Value| match a {
         Some(a) => graph.apply(Operator::Add, Attributes::new(), &[a, b]),
         None => Ok(b),
     };
     let mut others = Vec::new();
     for addend in addends {
+        if scalar(graph, addend) == Some(0.0) {
+            continue;
+        }
         if let Some((side, positions)) = distances.positions(graph, node, addend)?
             && parts.positions[side].is_none()
         {
@@ -255,6 +259,73 @@ fn take_apart(
         }
     }
     Ok(parts)
+}
+
+/// What `value` is a sum of, through factors of sums and views that keep their matrices.
+fn collect_addends(
+    graph: &mut Graph,
+    value: Value,
+    depth: usize,
+    out: &mut Vec<Value>,
+) -> Result<(), PassError> {
+    if let Some(depth) = depth.checked_sub(1)
+        && let Some(terms) = terms_of(graph, value)?
+    {
+        return terms
+            .into_iter()
+            .try_for_each(|term| collect_addends(graph, term, depth, out));
+    }
+    out.push(value);
+    Ok(())
+}
+
+/// Two values that `value` is the sum of: those that are added, each with the factors and views that stand between.
+fn terms_of(graph: &mut Graph, value: Value) -> Result<Option<[Value; 2]>, PassError> {
+    enum Between {
+        Factor(f32),
+        View(Vec<Dim>),
+    }
+    let (mut sum, mut between) = (value, Vec::new());
+    let mut terms = loop {
+        if let Some((a, b)) = binary(graph, sum, Operator::Add) {
+            break [a, b];
+        }
+        let next = if let Some((x, factor)) = scaled(graph, sum) {
+            Some((x, Between::Factor(factor as f32)))
+        } else {
+            let x = graph.operand(sum.node, 0);
+            x.filter(|&x| keeps_matrices(graph, sum, x))
+                .map(|x| (x, Between::View(graph.shape(sum).to_vec())))
+        };
+        let Some((x, by)) = next.filter(|_| between.len() < MAX_DEPTH) else {
+            return Ok(None);
+        };
+        between.push(by);
+        sum = x;
+    };
+    let shape = graph.shape(sum).to_vec();
+    for term in &mut terms {
+        // Nothing, times whatever stands between.
+        if scalar(graph, *term) == Some(0.0) {
+            continue;
+        }
+        let own = graph.shape(*term);
+        let is_scalar = own.is_empty();
+        if !between.is_empty() && !is_scalar && *own != *shape {
+            return Ok(None);
+        }
+        for by in between.iter().rev() {
+            match by {
+                Between::Factor(factor) => {
+                    let factor = graph.add_const("factor", Arc::new(Tensor::scalar(*factor)));
+                    *term = graph.apply(Operator::Mul, Attributes::new(), &[*term, factor])?;
+                }
+                Between::View(_) if is_scalar => {}
+                Between::View(shape) => *term = view(graph, *term, shape.clone())?,
+            }
+        }
+    }
+    Ok(Some(terms))
 }
 
 /// The operands of nested applications of a binary operator.
@@ -453,15 +524,12 @@ fn gathered(graph: &Graph, value: Value) -> Option<Gathered> {
             continue;
         }
         let x = graph.operand(node, 0)?;
-        let shape = graph.shape(value);
-        let rank = shape.len();
+        if keeps_matrices(graph, value, x) {
+            value = x;
+            continue;
+        }
+        let rank = graph.ty(value).rank();
         match graph.op(node) {
-            Op::View(_) => {
-                let of_x = graph.shape(x);
-                let matrix = of_x.len().checked_sub(2)?;
-                (of_x[matrix..] == shape[rank.checked_sub(2)?..]).then_some(())?;
-                value = x;
-            }
             Op::Apply(Operator::Transpose, _) => {
                 let mut swapped: Vec<usize> = (0..rank).collect();
                 swapped.swap(rank.checked_sub(2)?, rank - 1);
