@@ -312,13 +312,55 @@ proptest! {
 }
 
 #[test]
+fn rounded_attention_has_biases_and_packed_sequences() {
+    // Products of whole numbers; no multiple of 1/7 or of 11/31 is a tie.
+    let rounding = "score_rounding = [7.0, -100.0, 155.0], masked_score_rounding = [0.31, -200.0, 55.0], \
+                    probability_rounding = [0.003, 0.0, 255.0]";
+    let text = format!(
+        "graph @g(%q: f32[2, 9, 6], %k: f32[2, 9, 6], %v: f32[2, 9, 4], %mask: bool[2, 9], %bias: f32[2, 1, 9]) {{
+            const @distances: f32[1, 18] = random(seed = 3)
+            const @starts: i64[3] = [0, 5, 6]
+            const @qs: i64[3] = [0, 1, 6]
+            %0 = scaled_dot_product_attention %q, %k, %v, %mask {{num_heads = 2, scale = 0.11, {rounding}}}
+            %1 = scaled_dot_product_attention %q, %k, %v, %mask, %bias {{num_heads = 2, scale = 0.11, {rounding}}}
+            %2 = scaled_dot_product_attention %q, %k, %v, %mask, _, @distances {{num_heads = 2, scale = 0.11, {rounding}}}
+            %3 = view %q : f32[18, 6]
+            %4 = view %k : f32[18, 6]
+            %5 = view %v : f32[18, 4]
+            %6 = packed_attention %3, %4, %5, @starts, @qs {{num_heads = 2, scale = 0.11, {rounding}}}
+            return %0 as \"i0\", %1 as \"i1\", %2 as \"i2\", %6 as \"i3\"
+        }}"
+    );
+    let whole = |n: usize, seed: u32| -> Vec<f32> {
+        let random = floats(&[n], seed, 9.0);
+        let values = random.as_slice::<f32>().unwrap();
+        values.iter().map(|x| x.round()).collect()
+    };
+    let s = 9;
+    let inputs = [
+        ("q", Tensor::new([2, s, 6], whole(2 * s * 6, 1))),
+        ("k", Tensor::new([2, s, 6], whole(2 * s * 6, 200))),
+        ("v", Tensor::new([2, s, 4], whole(2 * s * 4, 400))),
+        (
+            "mask",
+            Tensor::new(
+                [2, s],
+                (0..2 * s).map(|i| i % 5 != 3).collect::<Vec<bool>>(),
+            ),
+        ),
+        ("bias", floats(&[2, 1, s], 600, 1.0)),
+    ];
+    check(&text, &inputs, 0);
+}
+
+#[test]
 fn sums_over_many_keys_are_wider_than_singles() {
-    // 200 times 255, 254 or 253 for each key: the sums leave the whole numbers of f32.
+    // 199 times 255, 254 or 253 for each key: the sums leave the whole numbers of f32.
     let n_keys = 500;
     let text = format!(
         "graph @g(%q: f32[b, 3, 2], %k: f32[b, {n_keys}, 2], %v: f32[b, {n_keys}, 2]) dims(b) {{
             %0 = scaled_dot_product_attention %q, %k, %v {{
-                exact_keys = 300, num_heads = 1, probability_rounding = [0.00001, 0.0, 201.0], scale = 1.0}}
+                exact_keys = 300, num_heads = 1, probability_rounding = [0.00001, 0.0, 199.0], scale = 1.0}}
             return %0 as \"i0\"
         }}"
     );

@@ -81,14 +81,13 @@ impl Scores {
     }
 }
 
-/// What rounds as `first`, multiplication with `scale`, and `second` do, if the second leaves each number what it is or clips it.
+/// What rounds as `first`, multiplication with `scale`, and `second` do, if the second leaves each number what it is or clips it:
+/// by far enough that the last bits of the factors do not decide.
 fn rounded_once(first: Rounding, scale: f64, second: Rounding) -> Option<Rounding> {
     let [step, least, greatest] = first.numbers();
-    let [_, second_least, second_greatest] = second.numbers();
-    let keeps = |n: i64| {
-        let n = n as f32;
-        second.apply((f64::from(n) * scale) as f32) == n.clamp(second_least, second_greatest)
-    };
+    let [second_step, second_least, second_greatest] = second.numbers();
+    let ratio = scale / f64::from(second_step);
+    let keeps = |n: i64| (n as f64 * ratio - n as f64).abs() < 0.49;
     let narrowed = [step, least.max(second_least), greatest.min(second_greatest)];
     ((least as i64..=greatest as i64).all(keeps)).then(|| Rounding::new(narrowed))?
 }

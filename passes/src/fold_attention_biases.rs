@@ -82,8 +82,14 @@ impl Pass for FoldAttentionBiases {
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut changed = Changed::No;
         for node in graph.order() {
-            let attends = graph.op(node).operator() == Some(Operator::ScaledDotProductAttention);
-            if attends && !rounds(graph, node) {
+            if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention) {
+                if rounds(graph, node) {
+                    if [1, 2].iter().any(|&i| has_bias(graph, node, i)) {
+                        let reason = "biases stay: scores or probabilities are rounded";
+                        cx.missed(graph, node, reason);
+                    }
+                    continue;
+                }
                 let mut folded = Vec::new();
                 folded.extend(key_bias(graph, node)?);
                 folded.extend(value_bias(graph, node, cx)?);
@@ -97,6 +103,14 @@ impl Pass for FoldAttentionBiases {
         }
         Ok(changed)
     }
+}
+
+/// Whether operand `i` is a layer with a bias.
+fn has_bias(graph: &Graph, attention: NodeId, i: usize) -> bool {
+    let operand = graph.operand(attention, i);
+    operand
+        .and_then(|v| Layer::behind(graph, v))
+        .is_some_and(|layer| layer.has_bias())
 }
 
 /// Drops the bias of the keys; what was saved.

@@ -9,6 +9,7 @@
 
 pub mod analysis;
 mod assign_layout;
+mod attention_context;
 mod attention_scores;
 mod context;
 mod cse;

@@ -49,20 +49,21 @@
 //! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
 //! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0 or 1. Otherwise the pass declines with a remark.
 //!
-//! Numeric effect: reassociates, but for products of bytes, which stay exact. A masked score is `score + masked_value` where the graph may have said `masked_value`; they
-//! differ only for a query all of whose keys are masked. Such a query has no defined result where a guard was dropped; a
-//! remark tells of it.
+//! Numeric effect: reassociates, but for sums of products of bytes, which stay exact. A masked score is `score + masked_value`
+//! where the graph may have said `masked_value`; they differ only for a query all of whose keys are masked. Such a query has no
+//! defined result where a guard was dropped; a remark tells of it.
 //!
 //! Source: Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), section 3.2.
 
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
-use crate::attention_scores::{Mask, Scores, add_bias, integer_product, scores};
+use crate::attention_context::{Weighted, weighted_values};
+use crate::attention_scores::{Mask, Scores, add_bias, scores};
 use crate::heads::{Axes, Role, Scaling, Sizes, join, split};
-use crate::matcher::{axis_of, binary, is_dtype, is_scalar, peel, permutation, result, unary};
+use crate::matcher::{axis_of, is_dtype, peel, permutation, result};
 use crate::polynomial::{is_dead, scaled};
-use crate::quantized::{Parameters, dequantize, magnitude, quantize};
+use crate::quantized::magnitude;
 use crate::{Changed, Pass, PassContext, PassError};
 
 /// The pass `raise-attention`.
@@ -73,19 +74,6 @@ struct Match {
     softmax: NodeId,
     scores: Scores,
     weighted: Weighted,
-}
-
-/// The product of probabilities with values.
-struct Weighted {
-    values: Value,
-    /// That of the values, if they are bytes whose product is exact.
-    zero_point: Option<i64>,
-    /// The product, and what it has been multiplied by where probabilities are rounded.
-    output: Value,
-    factor: f64,
-    /// What probabilities are rounded by.
-    rounding: Option<Rounding>,
-    has_guard: bool,
 }
 
 impl Pass for RaiseAttention {
@@ -140,134 +128,6 @@ fn find(graph: &Graph, softmax: NodeId, cx: &mut PassContext<'_>) -> Option<Matc
             None
         }
     }
-}
-
-/// The product of the probabilities `p` with values, or why there is none.
-fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, String> {
-    let (mut p, mut has_guard) = (p, false);
-    let mut rounding = None;
-    let mut factor = 1.0;
-    // How probabilities are quantized that are not dequantized yet.
-    let mut bytes = None;
-    loop {
-        if graph.is_output(p) {
-            return Err("the attention probabilities are an output".to_owned());
-        }
-        if let Some(guarded) = nan_guard(graph, p) {
-            (p, has_guard) = (guarded, true);
-            continue;
-        }
-        let Some(user) = graph.single_user(p) else {
-            let n = graph.users(p).len();
-            return Err(format!("the attention probabilities have {n} users"));
-        };
-        let next = result(user);
-        if let Some((left, values)) = binary(graph, next, Operator::MatMul)
-            && left == p
-        {
-            return Ok(scaled_output(
-                graph,
-                Weighted {
-                    values,
-                    zero_point: None,
-                    output: next,
-                    factor,
-                    rounding,
-                    has_guard,
-                },
-            ));
-        }
-        if let Some((x, by)) = quantize(graph, next)
-            && x == p
-            && rounding.is_none()
-        {
-            rounding = by.rounding();
-            if rounding.is_none() {
-                return Err(format!("the attention probabilities become {}", by.dtype));
-            }
-            bytes = Some(by);
-            p = next;
-            continue;
-        }
-        if let Some((x, by)) = dequantize(graph, next)
-            && x == p
-            && bytes.is_some_and(|b: Parameters| b.zero_point == by.zero_point)
-        {
-            factor = f64::from(by.scale);
-            (p, bytes) = (next, None);
-            continue;
-        }
-        if let Some(by) = bytes
-            && let Some(cast) = graph.single_user(next).map(result)
-            && let Some((left, values, zero_points)) = integer_product(graph, cast)
-            && left == p
-            && zero_points[0] == by.zero_point
-            && !graph.is_output(next)
-        {
-            return Ok(scaled_output(
-                graph,
-                Weighted {
-                    values,
-                    zero_point: Some(zero_points[1]),
-                    output: cast,
-                    factor,
-                    rounding,
-                    has_guard,
-                },
-            ));
-        }
-        if !(peel(graph, next) == peel(graph, p) || keeps_matrices(graph, next, p)) {
-            let op = graph.op(user).text();
-            return Err(format!("the attention probabilities are used by {op}"));
-        }
-        p = next;
-    }
-}
-
-/// Takes the scalar factors of the result along where probabilities are rounded, to be applied where heads are joined.
-fn scaled_output(graph: &Graph, mut w: Weighted) -> Weighted {
-    while w.rounding.is_some()
-        && !graph.is_output(w.output)
-        && let Some(next) = graph.single_user(w.output).map(result)
-        && let Some((x, factor)) = scaled(graph, next)
-        && x == w.output
-    {
-        (w.output, w.factor) = (next, w.factor * factor);
-    }
-    w
-}
-
-/// `Where(IsNaN(p), 0, p)`, if these are the only users of `p`.
-fn nan_guard(graph: &Graph, p: Value) -> Option<Value> {
-    let users = graph.users(p);
-    let &[(a, _), (b, _)] = users.as_slice() else {
-        return None;
-    };
-    [(a, b), (b, a)].into_iter().find_map(|(test, select)| {
-        let (test, select) = (result(test), result(select));
-        let [condition, zero, kept] = graph
-            .operands(select.node)
-            .into_iter()
-            .collect::<Option<Vec<Value>>>()?
-            .try_into()
-            .ok()?;
-        let is_guard = graph.operator(select) == Some(Operator::Where)
-            && unary(graph, test, Operator::IsNaN) == Some(p)
-            && graph.single_user(test) == Some(select.node)
-            && condition == test
-            && kept == p
-            && is_scalar(graph, zero, 0.0);
-        is_guard.then_some(select)
-    })
-}
-
-/// True if `value` is a view of `operand` that regroups only what stands before the last two axes.
-pub(crate) fn keeps_matrices(graph: &Graph, value: Value, operand: Value) -> bool {
-    let last_two = |v| {
-        let shape = graph.shape(v);
-        shape.len().checked_sub(2).map(|i| &shape[i..])
-    };
-    matches!(graph.op(value.node), Op::View(_)) && last_two(value) == last_two(operand)
 }
 
 /// Puts the attention in the place of `m.output`, or says why it cannot.

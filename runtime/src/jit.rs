@@ -11,8 +11,9 @@ use lancet_artifact::{
     VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
-use lancet_codegen::kernels::attention::{HEIGHTS, heights};
-pub(crate) use lancet_codegen::kernels::attention::{KEYS, PARAMETERS, QUERIES, ROWS};
+pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+use lancet_codegen::kernels::attention_tile::{HEIGHTS, heights};
+pub(crate) use lancet_codegen::kernels::attention_tile::{KEYS, PARAMETERS};
 
 use crate::mmap::Bytes;
 

@@ -2,7 +2,7 @@
 
 mod net;
 
-use lancet_artifact::{Plan, Weights};
+use lancet_artifact::{Plan, StepKind, Weights};
 use lancet_runtime::{Model, ModelOptions, Session};
 use net::{encoder, encoder_inputs, views};
 use proptest::prelude::*;
@@ -26,6 +26,37 @@ fn try_run(plan: Plan, weights: &[u8]) {
     for (batch, seq) in [(1, 3), (2, 9)] {
         let _ = session.run(&views(&encoder_inputs(batch, seq)));
     }
+}
+
+#[test]
+fn attention_rounds_by_numbers_that_make_sense() {
+    let with = |numbers: [f32; 3]| {
+        let mut plan = encoder(false).plan;
+        for step in &mut plan.steps {
+            if let StepKind::Attention(parameters) = &mut step.kind {
+                parameters.rounding = [Some(numbers); 3];
+                parameters.exact_keys = Some(5);
+            }
+        }
+        plan
+    };
+    let weights = encoder(false).weights;
+    let load = |plan: Plan| Model::from_parts(plan, &weights, &options());
+    for numbers in [
+        [0.0, 0.0, 255.0],
+        [-1.0, 0.0, 255.0],
+        [f32::NAN, 0.0, 255.0],
+        [f32::INFINITY, 0.0, 255.0],
+        [1.0, 0.0, 1e9],
+        [1.0, 3.0, 255.0],
+        [1.0, 0.0, f32::NAN],
+    ] {
+        let error = load(with(numbers)).err().expect("no rounding").to_string();
+        assert!(error.contains("a least and a greatest number"), "{error}");
+    }
+    let good = with([0.01, -3.0, 252.0]);
+    assert!(load(good.clone()).is_ok());
+    try_run(good, &weights.to_vec());
 }
 
 proptest! {

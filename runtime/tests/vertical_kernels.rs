@@ -2,7 +2,8 @@
 mod machine;
 
 use lancet_artifact::{Activation, Reach};
-use lancet_codegen::kernels::attention::{HEIGHTS, KEYS, PARAMETERS, QUERIES, ROWS, heights};
+use lancet_codegen::kernels::attention::{QUERIES, ROWS};
+use lancet_codegen::kernels::attention_tile::{HEIGHTS, KEYS, PARAMETERS, heights};
 use lancet_codegen::{CpuFeatures, KernelSpec, emit};
 use machine::{Kernel, Machine, address as ptr, address_mut as ptr_mut, targets};
 

@@ -220,7 +220,8 @@ pub enum StepKind {
     /// num_heads, seq_q, seq_k]`; `relative_bias` is `f32[1 or num_heads, seq_q + seq_k]`, by distance. All keys weigh the same
     /// for queries where `query_mask`, `[batch, seq_q]`, is zero. `query_positions` is `f32[batch, num_heads, seq_q, p]`: the
     /// element of the row of a query that `query_index`, `i64[seq_q + seq_k]`, has for the distance is added to the score; the
-    /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`.
+    /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`. Scores and probabilities are rounded
+    /// where the parameters say so.
     Attention(AttentionParameters),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.

@@ -1,6 +1,7 @@
 //! Every kernel: one file per kind, each a function from its parameters to a kernel IR program.
 
 pub mod attention;
+pub mod attention_tile;
 mod dense;
 mod elementwise;
 pub mod embedding;
@@ -155,7 +156,7 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 format!("_round{rounded}")
             };
             let name = format!("f32_attention_tile{rounded}_v{vl}");
-            Ok(attention::tile_program(name, vl, rounds))
+            Ok(attention_tile::program(name, vl, rounds))
         }
         KernelSpec::FmaProbe => {
             let vl = features.vl(16);
