@@ -22,8 +22,8 @@
 //! Identities: `x·1 = x/1 = x^1 = x - 0 = x + (-0) = x`; `x ∧ true = x ∨ false = x ∧ x = x`; `¬¬x = x`;
 //! `where(true, a, b) = a`, `where(c, a, a) = a`; a permutation after a permutation is a permutation, one that moves only
 //! dimensions of size 1 is a view; a view of a view is a view; a cast through a type that holds every value of the first is
-//! the last cast; concatenating one tensor, repeating dimensions of size 1 (which broadcasts them), clipping at infinities, slicing everything, padding by nothing, reducing
-//! dimensions of size 1, the maximum of one operand.
+//! the last cast; concatenating one tensor, repeating dimensions of size 1 (which broadcasts them), clipping at infinities,
+//! slicing everything, padding by nothing, reducing dimensions of size 1, the maximum of one operand.
 //!
 //! Preconditions: the result has the operand's element type; where it is larger, the operand is broadcast. Constants
 //! count whatever their shape, if all of their elements are the neutral one.
