@@ -141,7 +141,7 @@ fn nan_guard(graph: &Graph, p: Value) -> Option<Value> {
 }
 
 /// True if `value` is a view of `operand` that regroups only what stands before the last two axes.
-fn keeps_matrices(graph: &Graph, value: Value, operand: Value) -> bool {
+pub(crate) fn keeps_matrices(graph: &Graph, value: Value, operand: Value) -> bool {
     let last_two = |v| {
         let shape = graph.shape(v);
         shape.len().checked_sub(2).map(|i| &shape[i..])

@@ -6,7 +6,7 @@ use lancet_ir::{Dim, Graph, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::PassError;
-use crate::analysis::padding::{MaskDomain, padding_mask};
+use crate::analysis::padding::{MASKED, MaskDomain, padding_mask};
 use crate::heads::view;
 use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, unary};
 use crate::polynomial::scaled;
@@ -19,10 +19,7 @@ const MAX_DEPTH: usize = 12;
 const MAX_ADDENDS: usize = 4;
 
 /// Added to a score, values up to this leave nothing of it in `f32` or `f64`.
-const ABSORBING: f32 = -1e30;
-
-/// A score this low has no weight beside ordinary ones.
-const NEGLIGIBLE: f32 = -1e4;
+pub(crate) const ABSORBING: f32 = -1e30;
 
 /// What a softmax over keys is of.
 #[derive(Clone, Debug)]
@@ -184,7 +181,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
         let condition = graph.operand(value.node, 0)?;
         let (yes, no) = (graph.operand(value.node, 1)?, graph.operand(value.node, 2)?);
         let filled = |fill: Value, x: Value, when: bool| {
-            let fill = scalar(graph, fill).filter(|f| *f <= NEGLIGIBLE)?;
+            let fill = scalar(graph, fill).filter(|f| *f <= MASKED)?;
             with_term(
                 x,
                 TermKind::Filled {
@@ -231,36 +228,36 @@ pub(crate) fn add_bias(
     let mut mask = None;
     let mut bias: Option<Value> = None;
     for term in &scores.terms {
-        let (value, fill) = match term.kind {
-            TermKind::Added(value) => (value, f64::NEG_INFINITY),
+        let (value, stronger) = match term.kind {
+            TermKind::Added(value) => (value, None),
             TermKind::Filled {
                 condition,
                 when,
                 fill,
-            } => (
-                select(graph, condition, when, fill)?,
-                f64::from(fill) * term.factor,
-            ),
+            } => {
+                let overwritten = f64::from(fill) * term.factor;
+                if f64::from(MASKED) < overwritten {
+                    return Ok(Err(format!(
+                        "scores are overwritten by {}, which may not outweigh them",
+                        overwritten as f32
+                    )));
+                }
+                let absorbing = f64::from(ABSORBING) / term.factor;
+                let stronger = (absorbing < f64::from(fill)).then_some(absorbing as f32);
+                let value = select(graph, condition, when, fill)?;
+                let stronger = stronger.map(|fill| select(graph, condition, when, fill));
+                (value, stronger.transpose()?)
+            }
         };
         let (found, rest) = without_mask(graph, value, term.factor, shape, MAX_ADDENDS)?;
-        let enough = if found.is_some() && mask.is_none() {
-            NEGLIGIBLE
-        } else {
-            ABSORBING
-        };
-        if f64::from(enough) < fill {
-            return Ok(Err(format!(
-                "scores are overwritten by {}, which may not outweigh them",
-                fill as f32
-            )));
-        }
         let addends = match found {
             Some(m) if mask.is_none() => {
                 let masked_value = (f64::from(m.masked_value) * term.factor) as f32;
                 mask = Some(Mask { masked_value, ..m });
                 rest
             }
-            _ => vec![value],
+            // What is written over a score makes all keys alike where it hides all of them, and so must what is added.
+            _ => vec![stronger.unwrap_or(value)],
         };
         for addend in addends {
             let fitted = match fit(graph, addend, term, shape)? {
@@ -380,7 +377,7 @@ fn selected_by_key(
         _ => return Ok(None),
     };
     let value = view(graph, visible, vec![batch.clone(), keys.clone()])?;
-    Ok((fill <= NEGLIGIBLE).then_some(Mask {
+    Ok((fill <= MASKED).then_some(Mask {
         value,
         masked_value: fill,
         domain: MaskDomain::Any,

@@ -22,8 +22,8 @@
 //! Identities: `x·1 = x/1 = x^1 = x - 0 = x + (-0) = x`; `x ∧ true = x ∨ false = x ∧ x = x`; `¬¬x = x`;
 //! `where(true, a, b) = a`, `where(c, a, a) = a`; a permutation after a permutation is a permutation, one that moves only
 //! dimensions of size 1 is a view; a view of a view is a view; a cast through a type that holds every value of the first is
-//! the last cast; concatenating one tensor, clipping at infinities, slicing everything, padding by nothing, reducing
-//! dimensions of size 1, the maximum of one operand.
+//! the last cast; concatenating one tensor, repeating dimensions of size 1 (which broadcasts them), clipping at infinities,
+//! slicing everything, padding by nothing, reducing dimensions of size 1, the maximum of one operand.
 //!
 //! Preconditions: the result has the operand's element type; where it is larger, the operand is broadcast. Constants
 //! count whatever their shape, if all of their elements are the neutral one.
@@ -139,6 +139,7 @@ fn apply(graph: &Graph, value: Value, operator: Operator, attributes: &Attribute
             };
         }
         Operator::Expand => same_type,
+        Operator::Tile => return tiles(graph, value),
         Operator::Concat | Operator::Max | Operator::Min | Operator::Sum | Operator::Mean => {
             n_operands == 1
         }
@@ -276,6 +277,16 @@ fn broadcasts(graph: &Graph, value: Value) -> Option<Same> {
         return Some(Same::As(x));
     }
     (x != direct).then(|| Same::By(Op::Broadcast(graph.shape(value).to_vec()), x))
+}
+
+/// A repetition of dimensions of size 1: a broadcast.
+fn tiles(graph: &Graph, value: Value) -> Option<Same> {
+    let x = graph.operand(value.node, 0)?;
+    let mut sizes = graph.shape(x).iter().zip(graph.shape(value));
+    let one = Dim::fixed(1);
+    // Where the sizes are the same, so is the number of repetitions 1, or there is nothing to repeat.
+    let once = sizes.all(|(from, to)| from == to || *from == one);
+    once.then(|| broadcast_to(graph, x, value))?
 }
 
 /// Transpositions in a row: one, a view if only dimensions of size 1 move, or none.

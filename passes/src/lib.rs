@@ -56,6 +56,7 @@ mod slice_depth;
 mod slice_width;
 mod split_linear;
 mod vector;
+mod widen_half_precision;
 
 pub use context::{OptionValue, Options, PassContext, Target};
 pub use error::{PassError, PipelineError};

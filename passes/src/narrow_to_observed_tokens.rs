@@ -150,11 +150,11 @@ fn commuting(graph: &Graph, root: NodeId) -> Vec<NodeId> {
     found
 }
 
-/// The part of a bias by distance that belongs to the query at `position`.
+/// The part of what attention has by distance, along `axis`, that belongs to the query at `position`.
 fn distances_of(
     graph: &mut Graph,
     attention: NodeId,
-    relative: Value,
+    (by_distance, axis): (Value, i64),
     position: i64,
 ) -> Result<Value, PassError> {
     let tokens = |i: usize| {
@@ -166,7 +166,7 @@ fn distances_of(
     let first = Dim::fixed(position).add(&queries.unwrap_or(Dim::fixed(0)));
     let n = tokens(1).and_then(|keys| keys.add(&Dim::fixed(1)));
     let (Some(first), Some(n)) = (first, n) else {
-        return Ok(relative);
+        return Ok(by_distance);
     };
     let [zero, one] = [0, 1].map(|v| graph.add_const("", Arc::new(Tensor::scalar(v as i64))));
     let first = graph.add(Op::Dims(vec![first]), &[])?;
@@ -175,9 +175,13 @@ fn distances_of(
     let range = [zero, result(n), one];
     let range = graph.apply(Operator::Range, Attributes::new(), &range)?;
     let indices = graph.apply(Operator::Add, Attributes::new(), &[range, result(first)])?;
-    let axis = Attributes::new().with("axis", Attribute::Int(1));
-    Ok(graph.apply(Operator::Gather, axis, &[relative, indices])?)
+    let axis = Attributes::new().with("axis", Attribute::Int(axis));
+    Ok(graph.apply(Operator::Gather, axis, &[by_distance, indices])?)
 }
+
+/// Operands of attention beside queries, keys and values that belong to queries: along which axis each has them, or distances.
+const OF_QUERIES: [(usize, i64); 2] = [(6, 1), (7, 2)];
+const OF_DISTANCES: [(usize, i64); 3] = [(5, 1), (8, 0), (10, 0)];
 
 /// Rebuilds `nodes` on one token; the value that stands for `x`, with one token.
 fn narrow(
@@ -206,10 +210,20 @@ fn narrow(
             };
             *operand = Some(to);
         }
-        if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention)
-            && let Some(relative) = operands.get(5).copied().flatten()
-        {
-            operands[5] = Some(distances_of(graph, node, relative, position)?);
+        if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention) {
+            for (i, axis) in OF_QUERIES {
+                if let Some(of_queries) = operands.get(i).copied().flatten() {
+                    let axis = Attributes::new().with("axis", Attribute::Int(axis));
+                    operands[i] =
+                        Some(graph.apply(Operator::Gather, axis, &[of_queries, index])?);
+                }
+            }
+            for (i, axis) in OF_DISTANCES {
+                if let Some(by_distance) = operands.get(i).copied().flatten() {
+                    let of_query = distances_of(graph, node, (by_distance, axis), position)?;
+                    operands[i] = Some(of_query);
+                }
+            }
         }
         let rebuilt = graph.add(graph.op(node).clone(), &operands)?;
         let name = graph.node_name(node).to_owned();

@@ -98,7 +98,7 @@ fn masked_attention(graph: &Graph, node: NodeId) -> Option<Value> {
         Some(Attribute::Float(v)) => *v,
         _ => f32::MIN,
     };
-    let has_bias = [4, 5].iter().any(|&i| graph.operand(node, i).is_some());
+    let has_bias = graph.operands(node).iter().skip(4).any(Option::is_some);
     let rounding = AttentionRounding::of(graph.attributes(node)).unwrap_or_default();
     let rounded = rounding.masked.map_or(masked_value, |r| {
         let [scale, least, _] = r.numbers();

@@ -34,9 +34,10 @@ pub(crate) fn is_dead(graph: &Graph, value: Value) -> bool {
     graph.users(value).is_empty() && !graph.is_output(value)
 }
 
-/// True if two numbers agree to four decimal digits, as far as exporters round their literals.
+/// True if two numbers agree as far as exporters round their literals: to four decimal digits, or to `f16`, of which two may
+/// be multiplied.
 pub(crate) fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-4 * b.abs()
+    (a - b).abs() <= 2.5e-4 * b.abs()
 }
 
 /// A polynomial in two values `x` and `t`: coefficients by exponents `(i, j)` of `xⁱ tʲ`.

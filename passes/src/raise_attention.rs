@@ -47,7 +47,8 @@
 //!
 //! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; the probabilities used by the product with the values
 //! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
-//! -1e30, or -1e4 where the mask is of keys alone. A mask that the graph multiplies with is taken to be 0 or 1. Otherwise the pass declines with a remark.
+//! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0
+//! or 1. Otherwise the pass declines with a remark.
 //!
 //! Numeric effect: reassociates, but for sums of products of bytes, which stay exact. A masked score is `score + masked_value`
 //! where the graph may have said `masked_value`; they differ only for a query all of whose keys are masked. Such a query has no

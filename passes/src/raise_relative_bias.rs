@@ -45,30 +45,42 @@
 //! ([`crate::analysis::access`]); the same operators are then applied to these integers for each distance once. ALiBi, T5's and
 //! MPNet's buckets, sliding windows and causal masks are all of this kind.
 //!
-//! A sum is taken apart: what does not depend on the distance alone stays a bias. A bias that is `lo` unless two conditions
-//! hold, one on the distance and one on the key, becomes a relative bias and a key mask.
+//! DeBERTa multiplies queries with the keys of positions, and keys with the queries of positions, and takes from each row the
+//! element of the distance: `bias[b, h, i, j] = rows[b, h, i, g(j - i)]`, or `rows[b, h, j, g(j - i)]`, by `GatherElements`. The rows
+//! become operands, `p` numbers a token, and the index one number for each distance, `g(sk - e)`.
+//!
+//! A sum is taken apart: what does not depend on the distance alone stays a bias. A bias that is `lo` unless conditions on the
+//! distance, on the key and on the query hold becomes a relative bias, a key mask and a mask of queries. `lo` on every key of a
+//! query leaves nothing of its scores, which then are all alike: where `lo` is at most -1e30, finite, and all that is added.
 //!
 //! Preconditions: attention without a relative bias; the parts broadcast to `[heads, queries, keys]`. Otherwise the bias stays,
 //! with a remark if it is computed for every pair of tokens.
 //!
 //! Numeric effect: exact; where a window and a mask come apart and `lo` is not the least finite number or infinite, a query all
-//! of whose keys are masked weighs those masked by both less than the graph did.
+//! of whose keys are masked weighs those masked by both less than the graph did. Integers that are multiplied to a mask are taken
+//! not to wrap to zero.
 //!
 //! Source: Press et al., "Train Short, Test Long" (arXiv:2108.12409); Raffel et al., "Exploring the Limits of Transfer Learning"
-//! (arXiv:1910.10683), section 2.1.
+//! (arXiv:1910.10683), section 2.1; He et al., "DeBERTa" (arXiv:2006.03654), section 3.1.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
-use crate::analysis::access::{Expr, describe, is_elementwise, origin};
+use crate::analysis::access::origin;
 use crate::analysis::affine::Affine;
 use crate::analysis::padding::MASKED;
+use crate::attention_context::keeps_matrices;
+use crate::attention_scores::ABSORBING;
 use crate::heads::view;
-use crate::matcher::{axis_of, binary, permutation, result, scalar};
+use crate::matcher::{binary, result, scalar};
+use crate::polynomial::scaled;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
+
+mod distances;
+
+use self::distances::{Distances, Known};
 
 pub(crate) const INFO: PassInfo = PassInfo {
     name: "raise-relative-bias",
@@ -82,9 +94,6 @@ struct RaiseRelativeBias;
 /// Sums and conjunctions are taken apart to this many levels.
 const MAX_DEPTH: usize = 6;
 
-/// Longest chain of operands followed from a bias.
-const MAX_CHAIN: usize = 100;
-
 impl Pass for RaiseRelativeBias {
     fn name(&self) -> &'static str {
         INFO.name
@@ -92,25 +101,26 @@ impl Pass for RaiseRelativeBias {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut changed = Changed::No;
-        let mut known = HashMap::new();
+        let mut known = Known::new();
         for node in graph.order() {
             if graph.op(node).operator() != Some(Operator::ScaledDotProductAttention) {
                 continue;
             }
-            let (Some(bias), None) = (graph.operand(node, 4), graph.operand(node, 5)) else {
+            let operands = graph.operands(node);
+            let [_, _, _, _, Some(bias), apart @ ..] = &operands[..] else {
                 continue;
             };
+            if apart.iter().any(Option::is_some) {
+                continue;
+            }
+            let bias = *bias;
             let (Some(q), Some(k)) = (graph.operand(node, 0), graph.operand(node, 1)) else {
                 continue;
             };
-            let mut distances = Distances {
-                queries: graph.shape(q)[1].clone(),
-                keys: graph.shape(k)[1].clone(),
-                known: &mut known,
-                chain: 0,
-            };
+            let (queries, keys) = (graph.shape(q)[1].clone(), graph.shape(k)[1].clone());
+            let mut distances = Distances::new(&queries, &keys, &mut known);
             let parts = take_apart(graph, node, bias, &mut distances)?;
-            if parts.relative.is_none() && parts.mask.is_none() {
+            if parts.is_whole() {
                 if let [.., queries, keys] = graph.shape(bias)
                     && queries.as_fixed() != Some(1)
                     && keys.as_fixed() != Some(1)
@@ -133,16 +143,37 @@ impl Pass for RaiseRelativeBias {
 struct Parts {
     /// `f32[1 or heads, queries + keys]`.
     relative: Option<Value>,
-    /// `bool[batch, keys]`, and what masks.
-    mask: Option<(Value, f32)>,
+    mask: Option<Mask>,
+    /// Of queries and of keys: `f32[batch, heads, tokens, positions]`, and `i64[queries + keys]`.
+    positions: [Option<[Value; 2]>; 2],
     rest: Option<Value>,
 }
 
+/// What hides scores.
+struct Mask {
+    /// `[batch, keys]`, and what masks where it is zero.
+    keys: Value,
+    masked_value: f32,
+    /// `[batch, queries]`: where it is zero, every key is masked.
+    queries: Option<Value>,
+}
+
 impl Parts {
+    /// True if nothing was taken out of the bias.
+    fn is_whole(&self) -> bool {
+        self.relative.is_none() && self.mask.is_none() && self.positions == [None, None]
+    }
+
     fn describe(&self) -> String {
+        let [by_query, by_key] = self.positions;
         let parts = [
             self.relative.map(|_| "one number for each distance"),
-            self.mask.map(|_| "a key mask"),
+            by_query.map(|_| "one for each query and position"),
+            by_key.map(|_| "one for each key and position"),
+            self.mask.as_ref().map(|m| match m.queries {
+                Some(_) => "masks of keys and queries",
+                None => "a key mask",
+            }),
             self.rest.map(|_| "a bias"),
         ];
         let parts: Vec<&str> = parts.into_iter().flatten().collect();
@@ -153,13 +184,19 @@ impl Parts {
 /// Puts an attention with these parts in the place of `node`.
 fn rebuild(graph: &mut Graph, node: NodeId, parts: &Parts) -> Result<(), PassError> {
     let mut operands = graph.operands(node);
-    operands.resize(6, None);
-    operands[4] = parts.rest;
-    operands[5] = parts.relative;
+    operands.truncate(4);
+    operands.extend([parts.rest, parts.relative, None]);
+    for positions in parts.positions {
+        operands.extend(match positions {
+            Some(positions) => positions.map(Some),
+            None => [None; 2],
+        });
+    }
     let mut attributes = graph.attributes(node).clone();
-    if let Some((mask, masked_value)) = parts.mask {
-        operands[3] = Some(mask);
-        attributes.set("masked_value", Attribute::Float(masked_value));
+    if let Some(mask) = &parts.mask {
+        operands[3] = Some(mask.keys);
+        operands[6] = mask.queries;
+        attributes.set("masked_value", Attribute::Float(mask.masked_value));
     }
     let n_operands = operands.iter().rposition(Option::is_some);
     operands.truncate(n_operands.map_or(0, |i| i + 1));
@@ -179,29 +216,112 @@ fn take_apart(
     distances: &mut Distances<'_>,
 ) -> Result<Parts, PassError> {
     let mut parts = Parts::default();
-    let mut has_mask = graph.operand(node, 3).is_some();
     let mut addends = Vec::new();
-    collect(graph, bias, Operator::Add, MAX_DEPTH, &mut addends);
+    collect_addends(graph, bias, MAX_DEPTH, &mut addends)?;
     let sum = |graph: &mut Graph, a: Option<Value>, b: Value| match a {
         Some(a) => graph.apply(Operator::Add, Attributes::new(), &[a, b]),
         None => Ok(b),
     };
+    let mut others = Vec::new();
     for addend in addends {
-        if let Some(relative) = distances.bias(graph, addend)? {
-            parts.relative = Some(sum(graph, parts.relative, relative)?);
+        if scalar(graph, addend) == Some(0.0) {
             continue;
         }
-        if !has_mask && let Some((window, mask, lo)) = masked(graph, node, addend, distances)? {
+        if let Some((side, positions)) = distances.positions(graph, node, addend)?
+            && parts.positions[side].is_none()
+        {
+            parts.positions[side] = Some(positions);
+        } else if let Some(relative) = distances.bias(graph, addend)? {
+            parts.relative = Some(sum(graph, parts.relative, relative)?);
+        } else {
+            others.push(addend);
+        }
+    }
+    // What else is added may be infinite, and is there for masked queries too.
+    let may_level = parts.relative.is_none() && others.len() == 1;
+    let mut has_mask = graph.operand(node, 3).is_some();
+    for addend in others {
+        if !has_mask
+            && let Some((window, mask)) = masked(graph, node, addend, distances)?
+            && (may_level || mask.queries.is_none())
+        {
             if let Some(relative) = window {
                 parts.relative = Some(sum(graph, parts.relative, relative)?);
             }
-            parts.mask = Some((mask, lo));
+            parts.mask = Some(mask);
             has_mask = true;
-            continue;
+        } else {
+            parts.rest = Some(sum(graph, parts.rest, addend)?);
         }
-        parts.rest = Some(sum(graph, parts.rest, addend)?);
     }
     Ok(parts)
+}
+
+/// What `value` is a sum of, through factors of sums and views that keep their matrices.
+fn collect_addends(
+    graph: &mut Graph,
+    value: Value,
+    depth: usize,
+    out: &mut Vec<Value>,
+) -> Result<(), PassError> {
+    if let Some(depth) = depth.checked_sub(1)
+        && let Some(terms) = terms_of(graph, value)?
+    {
+        return terms
+            .into_iter()
+            .try_for_each(|term| collect_addends(graph, term, depth, out));
+    }
+    out.push(value);
+    Ok(())
+}
+
+/// Two values that `value` is the sum of: those that are added, each with the factors and views that stand between.
+fn terms_of(graph: &mut Graph, value: Value) -> Result<Option<[Value; 2]>, PassError> {
+    enum Between {
+        Factor(f32),
+        View(Vec<Dim>),
+    }
+    let (mut sum, mut between) = (value, Vec::new());
+    let mut terms = loop {
+        if let Some((a, b)) = binary(graph, sum, Operator::Add) {
+            break [a, b];
+        }
+        let next = if let Some((x, factor)) = scaled(graph, sum) {
+            Some((x, Between::Factor(factor as f32)))
+        } else {
+            let x = graph.operand(sum.node, 0);
+            x.filter(|&x| keeps_matrices(graph, sum, x))
+                .map(|x| (x, Between::View(graph.shape(sum).to_vec())))
+        };
+        let Some((x, by)) = next.filter(|_| between.len() < MAX_DEPTH) else {
+            return Ok(None);
+        };
+        between.push(by);
+        sum = x;
+    };
+    let shape = graph.shape(sum).to_vec();
+    for term in &mut terms {
+        // Nothing, times whatever stands between.
+        if scalar(graph, *term) == Some(0.0) {
+            continue;
+        }
+        let own = graph.shape(*term);
+        let is_scalar = own.is_empty();
+        if !between.is_empty() && !is_scalar && *own != *shape {
+            return Ok(None);
+        }
+        for by in between.iter().rev() {
+            match by {
+                Between::Factor(factor) => {
+                    let factor = graph.add_const("factor", Arc::new(Tensor::scalar(*factor)));
+                    *term = graph.apply(Operator::Mul, Attributes::new(), &[*term, factor])?;
+                }
+                Between::View(_) if is_scalar => {}
+                Between::View(shape) => *term = view(graph, *term, shape.clone())?,
+            }
+        }
+    }
+    Ok(Some(terms))
 }
 
 /// The operands of nested applications of a binary operator.
@@ -215,14 +335,14 @@ fn collect(graph: &Graph, value: Value, op: Operator, depth: usize, out: &mut Ve
     }
 }
 
-/// A bias that is `lo` unless conditions on distances and on keys hold: that on distances as a relative bias, that on keys as a
-/// mask.
+/// A bias that is `lo` unless conditions on distances, on keys and on queries hold: that on distances as a relative bias, the
+/// others as masks.
 fn masked(
     graph: &mut Graph,
     node: NodeId,
     bias: Value,
     distances: &mut Distances<'_>,
-) -> Result<Option<(Option<Value>, Value, f32)>, PassError> {
+) -> Result<Option<(Option<Value>, Mask)>, PassError> {
     let [Some(condition), Some(yes), Some(no)] = graph.operands(bias.node)[..] else {
         return Ok(None);
     };
@@ -238,28 +358,39 @@ fn masked(
     if MASKED < lo || !conjuncts(graph, condition, visible, MAX_DEPTH, &mut clauses) {
         return Ok(None);
     }
-    let (mut near, mut seen): (Option<Value>, Option<Value>) = (None, None);
+    let [mut near, mut seen, mut active]: [Option<Value>; 3] = [None; 3];
     for (clause, holds) in clauses {
-        let (into, mut value) = match distances.relative(graph, clause)? {
-            Some(relative) => (&mut near, relative),
-            None => match of_keys(graph, node, clause)? {
-                Some(mask) => (&mut seen, mask),
-                None => return Ok(None),
-            },
+        let (into, mut value) = if let Some(relative) = distances.relative(graph, clause)? {
+            (&mut near, relative)
+        } else if let Some(mask) = of_keys(graph, node, clause)? {
+            (&mut seen, mask)
+        } else if let Some(mask) = of_queries(graph, node, clause)? {
+            (&mut active, mask)
+        } else {
+            return Ok(None);
         };
         if !holds {
-            value = graph.apply(Operator::Not, Attributes::new(), &[value])?;
+            let value_holds = boolean(graph, value)?;
+            value = graph.apply(Operator::Not, Attributes::new(), &[value_holds])?;
         }
         *into = Some(match *into {
-            Some(other) => graph.apply(Operator::And, Attributes::new(), &[other, value])?,
+            Some(other) => {
+                let both = [boolean(graph, other)?, boolean(graph, value)?];
+                graph.apply(Operator::And, Attributes::new(), &both)?
+            }
             None => value,
         });
     }
-    let Some(mask) = seen else {
+    let Some(keys) = seen else {
         return Ok(None);
     };
+    // For a query that is not active, `lo` on every key must leave nothing of the scores.
+    if active.is_some() && !(lo.is_finite() && lo <= ABSORBING) {
+        return Ok(None);
+    }
     let relative = match near {
         Some(near) => {
+            let near = boolean(graph, near)?;
             let masked = graph.add_const("masked", Arc::new(Tensor::scalar(lo)));
             let zero = graph.add_const("zero", Arc::new(Tensor::scalar(0.0f32)));
             let bias = [near, zero, masked];
@@ -271,10 +402,25 @@ fn masked(
         }
         None => None,
     };
-    Ok(Some((relative, mask, lo)))
+    let mask = Mask {
+        keys,
+        masked_value: lo,
+        queries: active,
+    };
+    Ok(Some((relative, mask)))
 }
 
-/// Conditions that together mean that `condition` is `holds`, each with what it is to be; false if it is too deep.
+/// Whether the elements of `value` are not zero.
+fn boolean(graph: &mut Graph, value: Value) -> Result<Value, PassError> {
+    if graph.ty(value).dtype == DType::Bool {
+        return Ok(value);
+    }
+    let to = Attributes::new().with("to", Attribute::Str(DType::Bool.name().to_owned()));
+    Ok(graph.apply(Operator::Cast, to, &[value])?)
+}
+
+/// Conditions that together mean that `condition` is `holds`, each with what it is to be, integers for whether they are not
+/// zero; false if it is too deep.
 fn conjuncts(
     graph: &Graph,
     condition: Value,
@@ -289,9 +435,13 @@ fn conjuncts(
     if let Some((a, b)) = binary(graph, condition, both) {
         return conjuncts(graph, a, holds, depth, out) && conjuncts(graph, b, holds, depth, out);
     }
-    match graph.operand(condition.node, 0) {
-        Some(x) if graph.operator(condition) == Some(Operator::Not) => {
-            conjuncts(graph, x, !holds, depth, out)
+    match (graph.operator(condition), graph.operand(condition.node, 0)) {
+        (Some(Operator::Not), Some(x)) => conjuncts(graph, x, !holds, depth, out),
+        (Some(Operator::Cast), Some(x)) if holds && graph.ty(x).dtype.is_integer() => {
+            let mut factors = Vec::new();
+            collect(graph, x, Operator::Mul, depth, &mut factors);
+            out.extend(factors.into_iter().map(|x| (x, true)));
+            true
         }
         _ => {
             out.push((condition, holds));
@@ -300,7 +450,7 @@ fn conjuncts(
     }
 }
 
-/// A condition on the key alone as `bool[batch, keys]`.
+/// A condition on the key alone as `[batch, keys]`.
 fn of_keys(graph: &mut Graph, node: NodeId, condition: Value) -> Result<Option<Value>, PassError> {
     let Some(k) = graph.operand(node, 1) else {
         return Ok(None);
@@ -324,309 +474,26 @@ fn of_keys(graph: &mut Graph, node: NodeId, condition: Value) -> Result<Option<V
     Ok(by_key.then_some(tensor))
 }
 
-/// Values by distance instead of by query and key.
-struct Distances<'a> {
-    queries: Dim,
-    keys: Dim,
-    /// What values became, with their axes of queries and keys.
-    known: &'a mut HashMap<(Value, Axes, [Dim; 2]), Option<Value>>,
-    /// Operands followed to where the walk is.
-    chain: usize,
-}
-
-/// The axes of queries and of keys.
-type Axes = [usize; 2];
-
-impl Distances<'_> {
-    /// A bias of scores as `f32[1 or heads, queries + keys]`, if it is a function of the distance.
-    fn bias(&mut self, graph: &mut Graph, bias: Value) -> Result<Option<Value>, PassError> {
-        match self.relative(graph, bias)? {
-            Some(relative) => self.rows(graph, relative),
-            None => Ok(None),
-        }
-    }
-
-    /// `relative`, `[1, 1 or heads, 1, distances]` or of a lower rank, as rows.
-    fn rows(&self, graph: &mut Graph, relative: Value) -> Result<Option<Value>, PassError> {
-        let shape = graph.shape(relative).to_vec();
-        let one = Dim::fixed(1);
-        let (heads, distances) = match shape.as_slice() {
-            [_, d] => (one, d.clone()),
-            [h, _, d] => (h.clone(), d.clone()),
-            [b, h, _, d] if *b == one => (h.clone(), d.clone()),
-            _ => return Ok(None),
-        };
-        Ok(Some(view(graph, relative, vec![heads, distances])?))
-    }
-
-    /// What has queries and keys as its last axes, with queries taken to be one and distances in the place of keys.
-    fn relative(&mut self, graph: &mut Graph, value: Value) -> Result<Option<Value>, PassError> {
-        let shape = graph.shape(value);
-        match *shape {
-            [.., ref q, ref k] if *q == self.queries && *k == self.keys => {
-                let rank = shape.len();
-                self.along(graph, value, [rank - 2, rank - 1])
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// `value` with size 1 along the axis of queries and distances along that of keys, if it depends on both by their
-    /// distance alone.
-    fn along(
-        &mut self,
-        graph: &mut Graph,
-        value: Value,
-        axes: Axes,
-    ) -> Result<Option<Value>, PassError> {
-        let key = (value, axes, [self.queries.clone(), self.keys.clone()]);
-        if let Some(&found) = self.known.get(&key) {
-            return Ok(found);
-        }
-        if MAX_CHAIN < self.chain {
-            return Ok(None);
-        }
-        self.chain += 1;
-        let ty = graph.ty(value);
-        let (rank, dtype) = (ty.rank(), ty.dtype);
-        let found = match describe(graph, value) {
-            Expr::Affine(a) => self.leaf(graph, (rank, dtype), &a, axes)?,
-            Expr::Apply { op, operands, .. } if is_comparison(op) => match operands.as_slice() {
-                // Positions compare as their difference does with zero.
-                [(Expr::Affine(a), _), (Expr::Affine(b), _)] => match a.sub(b) {
-                    Some(difference) => {
-                        let x = self.leaf(graph, (rank, DType::I64), &difference, axes)?;
-                        let zero = graph.add_const("", Arc::new(Tensor::scalar(0i64)));
-                        x.map(|x| graph.apply(op, Attributes::new(), &[x, zero]))
-                            .transpose()?
-                    }
-                    None => None,
-                },
-                _ => self.through(graph, value, axes)?,
-            },
-            _ => self.through(graph, value, axes)?,
-        };
-        self.chain -= 1;
-        self.known.insert(key, found);
-        Ok(found)
-    }
-
-    /// The integers `c (j - i) + n`, of this rank and type.
-    fn leaf(
-        &self,
-        graph: &mut Graph,
-        (rank, dtype): (usize, DType),
-        affine: &Affine,
-        [queries, keys]: Axes,
-    ) -> Result<Option<Value>, PassError> {
-        let c = affine.coefficient(keys);
-        let factor = c.as_fixed().filter(|&c| c != i64::MIN);
-        let Some((factor, offset)) = factor.zip(self.offset(affine, [queries, keys], &c)) else {
-            return Ok(None);
-        };
-        let Some(n_distances) = self.queries.add(&self.keys) else {
-            return Ok(None);
-        };
-        let dims = |graph: &mut Graph, d: &Dim| graph.add(Op::Dims(vec![d.clone()]), &[]);
-        let int = |graph: &mut Graph, v: i64| graph.add_const("", Arc::new(Tensor::scalar(v)));
-        let n = dims(graph, &n_distances)?;
-        let n = view(graph, result(n), Vec::new())?;
-        let (zero, one) = (int(graph, 0), int(graph, 1));
-        let range = graph.apply(Operator::Range, Attributes::new(), &[zero, n, one])?;
-        let keys_dim = dims(graph, &self.keys)?;
-        let mut distance = [result(keys_dim), range];
-        if factor < 0 {
-            distance.reverse();
-        }
-        let mut x = graph.apply(Operator::Sub, Attributes::new(), &distance)?;
-        if factor.abs() != 1 {
-            let factor = int(graph, factor.abs());
-            x = graph.apply(Operator::Mul, Attributes::new(), &[x, factor])?;
-        }
-        if offset != Dim::fixed(0) {
-            let offset = dims(graph, &offset)?;
-            x = graph.apply(Operator::Add, Attributes::new(), &[x, result(offset)])?;
-        }
-        if dtype != DType::I64 {
-            let to = Attributes::new().with("to", Attribute::Str(dtype.name().to_owned()));
-            x = graph.apply(Operator::Cast, to, &[x])?;
-        }
-        let mut shape = vec![Dim::fixed(1); rank];
-        shape[keys] = n_distances;
-        Ok(Some(view(graph, x, shape)?))
-    }
-
-    /// `n` in `c (j - i) + n`, if `affine` is that.
-    fn offset(&self, affine: &Affine, [queries, keys]: Axes, c: &Dim) -> Option<Dim> {
-        let distance = Affine::index(keys).sub(&Affine::index(queries))?;
-        affine.sub(&distance.scale(c)?)?.as_constant().cloned()
-    }
-
-    /// Through the operation that makes a value.
-    fn through(
-        &mut self,
-        graph: &mut Graph,
-        value: Value,
-        axes: Axes,
-    ) -> Result<Option<Value>, PassError> {
-        let node = value.node;
-        if value.result != 0 {
-            return Ok(None);
-        }
-        let Some(n_distances) = self.queries.add(&self.keys) else {
-            return Ok(None);
-        };
-        let by_distance = |shape: &[Dim], [queries, keys]: Axes| {
-            let mut shape = shape.to_vec();
-            shape[queries] = Dim::fixed(1);
-            shape[keys] = n_distances.clone();
-            shape
-        };
-        let op = graph.op(node).clone();
-        match &op {
-            Op::View(shape) => {
-                let Some(x) = graph.operand(node, 0) else {
-                    return Ok(None);
-                };
-                let Some(of_x) = axes_of_operand(shape, axes, graph.shape(x)) else {
-                    return Ok(None);
-                };
-                let Some(x) = self.along(graph, x, of_x)? else {
-                    return Ok(None);
-                };
-                Ok(Some(view(graph, x, by_distance(shape, axes))?))
-            }
-            Op::Broadcast(shape) => {
-                let Some(x) = self.aligned(graph, node, 0, shape.len(), axes)? else {
-                    return Ok(None);
-                };
-                let to = Op::Broadcast(by_distance(shape, axes));
-                Ok(Some(result(graph.add(to, &[Some(x)])?)))
-            }
-            Op::Apply(Operator::Transpose, attributes) => {
-                let (Some(perm), Some(x)) = (permutation(graph, node), graph.operand(node, 0))
-                else {
-                    return Ok(None);
-                };
-                let Some(x) = self.along(graph, x, axes.map(|a| perm[a]))? else {
-                    return Ok(None);
-                };
-                let transposed = graph.apply(Operator::Transpose, attributes.clone(), &[x])?;
-                Ok(Some(transposed))
-            }
-            Op::Apply(Operator::Gather, attributes) => {
-                let (Some(table), Some(indices)) = (graph.operand(node, 0), graph.operand(node, 1))
-                else {
-                    return Ok(None);
-                };
-                let Some(axis) = axis_of(graph, node, graph.ty(table).rank()) else {
-                    return Ok(None);
-                };
-                let n = graph.ty(indices).rank();
-                if !axes.iter().all(|a| (axis..axis + n).contains(a)) {
-                    return Ok(None);
-                }
-                let Some(indices) = self.along(graph, indices, axes.map(|a| a - axis))? else {
-                    return Ok(None);
-                };
-                let operands = [table, indices];
-                Ok(Some(graph.apply(
-                    Operator::Gather,
-                    attributes.clone(),
-                    &operands,
-                )?))
-            }
-            Op::Apply(operator, _) if of_each_element(*operator) => {
-                let rank = graph.ty(value).rank();
-                let mut operands = Vec::new();
-                for i in 0..graph.operands(node).len() {
-                    if graph.operand(node, i).is_none() {
-                        operands.push(None);
-                        continue;
-                    }
-                    match self.aligned(graph, node, i, rank, axes)? {
-                        Some(x) => operands.push(Some(x)),
-                        None => return Ok(None),
-                    }
-                }
-                Ok(Some(result(graph.add(op, &operands)?)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Operand `i` of a node that broadcasts it to a result of `rank` with these axes.
-    fn aligned(
-        &mut self,
-        graph: &mut Graph,
-        node: NodeId,
-        i: usize,
-        rank: usize,
-        axes: Axes,
-    ) -> Result<Option<Value>, PassError> {
-        let Some(x) = graph.operand(node, i) else {
-            return Ok(None);
-        };
-        let shape = graph.shape(x);
-        let skipped = rank.saturating_sub(shape.len());
-        let own = axes.map(|a| {
-            a.checked_sub(skipped)
-                .filter(|&a| shape[a].as_fixed() != Some(1))
-        });
-        match own {
-            [None, None] => Ok(Some(x)),
-            [Some(queries), Some(keys)] => self.along(graph, x, [queries, keys]),
-            _ => Ok(None),
-        }
-    }
-}
-
-/// Where the axes of a view are in what it is a view of, if the two differ in dimensions of size 1 alone.
-fn axes_of_operand(shape: &[Dim], axes: Axes, from: &[Dim]) -> Option<Axes> {
-    let long = |shape: &[Dim]| -> Vec<usize> {
-        (0..shape.len())
-            .filter(|&a| shape[a].as_fixed() != Some(1))
-            .collect()
+/// A condition on the query alone as `[batch, queries]`.
+fn of_queries(
+    graph: &mut Graph,
+    node: NodeId,
+    condition: Value,
+) -> Result<Option<Value>, PassError> {
+    let Some(q) = graph.operand(node, 0) else {
+        return Ok(None);
     };
-    let (to_axes, from_axes) = (long(shape), long(from));
-    let same = to_axes.len() == from_axes.len()
-        && (to_axes.iter().zip(&from_axes)).all(|(&a, &b)| shape[a] == from[b]);
-    if !same {
-        return None;
+    let shape = graph.shape(q)[..2].to_vec();
+    let one = Dim::fixed(1);
+    let own = graph.shape(condition).to_vec();
+    match own.as_slice() {
+        [batch, between @ .., queries, last]
+            if [batch.clone(), queries.clone()] == shape[..]
+                && *last == one
+                && between.iter().all(|d| *d == one) =>
+        {
+            Ok(Some(view(graph, condition, shape)?))
+        }
+        _ => Ok(None),
     }
-    let mut found = [0; 2];
-    for (found, axis) in found.iter_mut().zip(axes) {
-        *found = from_axes[to_axes.iter().position(|&a| a == axis)?];
-    }
-    Some(found)
-}
-
-fn is_comparison(operator: Operator) -> bool {
-    matches!(
-        operator,
-        Operator::Equal
-            | Operator::Less
-            | Operator::LessOrEqual
-            | Operator::Greater
-            | Operator::GreaterOrEqual
-    )
-}
-
-/// True if each element of the result depends on the elements of the operands at the same place, after broadcasting.
-fn of_each_element(operator: Operator) -> bool {
-    is_elementwise(operator)
-        || matches!(
-            operator,
-            Operator::Log
-                | Operator::Exp
-                | Operator::Sqrt
-                | Operator::Reciprocal
-                | Operator::Floor
-                | Operator::Ceil
-                | Operator::Round
-                | Operator::Tanh
-                | Operator::Sigmoid
-                | Operator::Relu
-                | Operator::Identity
-        )
 }

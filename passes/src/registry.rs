@@ -102,6 +102,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::simplify_shapes::INFO,
     crate::simplify_gathers::INFO,
     crate::sink_transposes::INFO,
+    crate::widen_half_precision::INFO,
     crate::expand_composites::INFO,
     crate::simplify_quantization::INFO,
     crate::raise_integer_linear::INFO,

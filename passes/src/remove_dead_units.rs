@@ -446,7 +446,7 @@ fn heads(graph: &mut Graph, node: NodeId, cx: &mut PassContext<'_>) -> Result<Ch
     if let (Some(units), Some(kept)) = (&a.values, &v_kept) {
         operands[2] = Some(units.narrowed(graph, kept)?);
     }
-    for (i, from_the_end) in [(4, 3), (5, 2)] {
+    for (i, from_the_end) in [(4, 3), (5, 2), (7, 3), (9, 3)] {
         if let Some(bias) = operands.get(i).copied().flatten()
             && live.len() < a.n_heads
         {

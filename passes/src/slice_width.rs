@@ -122,7 +122,7 @@ fn heads(graph: &Graph, attention: NodeId, keep: f64) -> Result<Option<Cut>, &'s
         };
         producers.push((linear, n / n_heads * n_kept));
     }
-    for (operand, from_the_end) in [(4, 3), (5, 2)] {
+    for (operand, from_the_end) in [(4, 3), (5, 2), (7, 3), (9, 3)] {
         let shape = graph.operand(attention, operand).map(|b| graph.shape(b));
         let heads = shape.and_then(|s| s.get(s.len().checked_sub(from_the_end)?));
         if heads.is_some_and(|h| h.as_fixed() != Some(1)) {

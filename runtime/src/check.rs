@@ -477,7 +477,7 @@ impl Operands<'_> {
     }
 
     fn attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
-        self.counts(3, 6)?;
+        self.counts(3, 11)?;
         self.heads(parameters, 3)?;
         self.mask(3, 2)?;
         if let Some(bias) = self.optional(4) {
@@ -490,6 +490,21 @@ impl Operands<'_> {
             self.row_major_f32(relative)?;
             if self.rank(relative) != 2 {
                 return Err(format!("{}: expected rank 2", self.name(relative)));
+            }
+        }
+        self.mask(6, 2)?;
+        for i in [7, 9] {
+            if self.optional(i).is_none() && self.optional(i + 1).is_none() {
+                continue;
+            }
+            let (positions, index) = (self.input(i)?, self.input(i + 1)?);
+            self.row_major_f32(positions)?;
+            if self.rank(positions) != 4 {
+                return Err(format!("{}: expected rank 4", self.name(positions)));
+            }
+            self.row_major(index)?;
+            if self.dtype(index) != DType::I64 || self.rank(index) != 1 {
+                return Err(format!("{}: expected i64 of rank 1", self.name(index)));
             }
         }
         Ok(())

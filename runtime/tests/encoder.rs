@@ -144,6 +144,27 @@ fn ids_out_of_range_are_an_error_and_the_session_lives_on() {
 }
 
 #[test]
+fn positions_out_of_range_are_an_error_and_the_session_lives_on() {
+    let net = encoder(false);
+    let options = options(2, Kernels::Emitted);
+    let model = Model::from_parts(net.plan.clone(), &net.weights, &options).expect("valid");
+    let mut session = Session::new(&model);
+    let good = encoder_inputs(1, 3);
+    for at in [5, -6, i64::MIN] {
+        let mut bad = good.clone();
+        let index = bad.iter_mut().find(|(name, _)| *name == "by_key_index");
+        index.expect("an input").1 = Tensor::new([6], vec![0, 4, -5, at, 0, 0]);
+        let error = session
+            .run(&views(&bad))
+            .expect_err("out of range")
+            .to_string();
+        let expected = format!("index {at} is outside of 5 positions");
+        assert!(error.ends_with(&expected), "{error}");
+        session.run(&views(&good)).expect("runs");
+    }
+}
+
+#[test]
 fn sizes_beyond_the_limit_are_an_error() {
     let net = encoder(false);
     let options = ModelOptions {

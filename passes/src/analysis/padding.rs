@@ -50,8 +50,8 @@ impl MaskDomain {
     }
 }
 
-/// The greatest bias that counts as masking.
-pub const MASKED: f32 = -1e4;
+/// The greatest bias that counts as masking, a score this low having no weight beside ordinary ones: -1e4 as `bf16` has it.
+pub const MASKED: f32 = -9984.0;
 
 /// The padding mask that `bias` is made of: `f32` of rank 3 or more, batch first and keys last.
 ///

@@ -211,12 +211,17 @@ pub enum StepKind {
     RangeScale,
     /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]`.
     RangeZeroPoint,
-    /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`.
+    /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`, `relative_bias?`,
+    /// `query_mask?`, `query_positions?` and `query_index?`, `key_positions?` and `key_index?`.
     ///
     /// `q` is `[batch, seq_q, num_heads * d]`, `k` is `[batch, seq_k, num_heads * d]`, `v` is `[batch, seq_k, num_heads *
     /// dv]`, the output is panels `[batch, seq_q, num_heads * dv]`. `key_mask` is `[batch, seq_k]` of `bool` or an integer
     /// type: `masked_value` is added to the scores of keys where it is zero. `bias` is `f32` and broadcasts to `[batch,
-    /// num_heads, seq_q, seq_k]`. Scores and probabilities are rounded where the parameters say so.
+    /// num_heads, seq_q, seq_k]`; `relative_bias` is `f32[1 or num_heads, seq_q + seq_k]`, by distance. All keys weigh the same
+    /// for queries where `query_mask`, `[batch, seq_q]`, is zero. `query_positions` is `f32[batch, num_heads, seq_q, p]`: the
+    /// element of the row of a query that `query_index`, `i64[seq_q + seq_k]`, has for the distance is added to the score; the
+    /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`. Scores and probabilities are rounded
+    /// where the parameters say so.
     Attention(AttentionParameters),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.

@@ -171,6 +171,11 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
 /// * `relative_bias`: `f32[1 or num_heads, sq + sk]`, optional: element `i - j + sk` is added to the score of query `i` and
 ///   key `j`, so element 0 is not used. What it and the mask add together is no less than the least finite `f32` if
 ///   `masked_value` is finite: a key that both mask is masked like the others.
+/// * `query_mask`: `bool` or integer `[b, sq]`, optional: where it is zero, all keys weigh the same, masked ones too.
+/// * `query_positions`: `f32[b, num_heads, sq, p]`, optional: element `query_index[i - j + sk]` of row `i` is added to the score
+///   of query `i` and key `j`. `query_index`, `i64[sq + sk]`, counts from the end where it is negative; its element 0 is not
+///   used.
+/// * `key_positions`: `f32[b, num_heads, sk, p]`, optional: element `key_index[i - j + sk]` of row `j` likewise.
 /// * Scores and probabilities may be rounded as quantization does, each by `[scale, least, greatest]`, a number `x` to
 ///   `clip(round(x / scale), least, greatest)`: with `score_rounding` a product `q · k` before it is scaled; with
 ///   `masked_score_rounding` a score with all that is added to it, which is then multiplied by that scale again; with
@@ -250,11 +255,24 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
     } else {
         f64::NEG_INFINITY
     };
+    let query_mask = match call.optional(6) {
+        Some(m) if m.dtype().is_float() => return Err(call.dtype_error(6, m.dtype())),
+        Some(m) if m.shape() != [b, sq] => {
+            return Err(call.shape_error(format!(
+                "expected a mask of queries [{b}, {sq}], found {:?}",
+                m.shape()
+            )));
+        }
+        Some(m) => Some(m.to_i64_vec()),
+        None => None,
+    };
     let rounding = call.attention_rounding()?;
     let mut out = vec![0.0f32; size];
     if size == 0 || sk == 0 {
         return call.tensor(&shape, out);
     }
+    let by_query = Positions::new(call, 7, [b, h, sq], sq + sk)?;
+    let by_key = Positions::new(call, 9, [b, h, sk], sq + sk)?;
     let scale = f64::from(call.float("scale"));
     for item in 0..b {
         attend(
@@ -267,6 +285,9 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
             &rounding,
             &mut out[item * sq * hidden_v..(item + 1) * sq * hidden_v],
             |head, row, j, score| {
+                if query_mask.as_ref().is_some_and(|m| m[item * sq + row] == 0) {
+                    return 0.0;
+                }
                 let mut added = mask[item * sk + j];
                 if let Some((r, stride)) = relative {
                     added = (added + f64::from(r[head * stride + row + sk - j])).max(least);
@@ -275,11 +296,78 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
                     let at = item * of_item + head * of_head + row * of_row + j * of_key;
                     added += f64::from(bias[at]);
                 }
+                let distance = row + sk - j;
+                if let Some(positions) = &by_query {
+                    added += positions.at((item * h + head) * sq + row, distance);
+                }
+                if let Some(positions) = &by_key {
+                    added += positions.at((item * h + head) * sk + j, distance);
+                }
                 score * scale + added
             },
         );
     }
     call.tensor(&shape, out)
+}
+
+/// Numbers for each query or key of attention, one of which is taken by the distance of query and key.
+struct Positions<'a> {
+    data: &'a [f32],
+    /// Elements of a row.
+    width: usize,
+    /// The element of a row by distance.
+    places: Vec<usize>,
+}
+
+impl<'a> Positions<'a> {
+    /// Operands `i` and `i + 1`: rows of this shape, and indices into a row.
+    fn new(
+        call: &Call<'a>,
+        i: usize,
+        [b, h, rows]: [usize; 3],
+        n_distances: usize,
+    ) -> Result<Option<Positions<'a>>, OpError> {
+        let (Some(x), Some(index)) = (call.optional(i), call.optional(i + 1)) else {
+            let missing = [i, i + 1].map(|i| call.optional(i).is_none());
+            return match missing {
+                [true, true] => Ok(None),
+                _ => Err(call.shape_error("positions without an index, or an index without")),
+            };
+        };
+        let width = match x.shape() {
+            &[xb, xh, n, width] if [xb, xh, n] == [b, h, rows] => width,
+            found => {
+                let message = format!("expected positions [{b}, {h}, {rows}, _], found {found:?}");
+                return Err(call.shape_error(message));
+            }
+        };
+        let index = call.slice::<i64>(i + 1).map(|v| (index.shape(), v))?;
+        if index.0 != [n_distances] {
+            let message = format!("expected an index [{n_distances}], found {:?}", index.0);
+            return Err(call.shape_error(message));
+        }
+        let place = |(e, &at): (usize, &i64)| place_of(at, width).or((e == 0).then_some(0));
+        let places = index.1.iter().enumerate().map(place);
+        let places = places.collect::<Option<Vec<usize>>>();
+        Ok(Some(Positions {
+            data: call.slice::<f32>(i)?,
+            width,
+            places: places.ok_or_else(|| {
+                call.value_error(i + 1, format!("an index outside of {width} positions"))
+            })?,
+        }))
+    }
+
+    fn at(&self, row: usize, distance: usize) -> f64 {
+        f64::from(self.data[row * self.width + self.places[distance]])
+    }
+}
+
+/// The element of a row of `width` that `index` names, counting from the end where it is negative.
+pub fn place_of(index: i64, width: usize) -> Option<usize> {
+    let width = i64::try_from(width).ok()?;
+    let index = if index < 0 { index + width } else { index };
+    usize::try_from(index).ok().filter(|_| index < width)
 }
 
 /// Queries whose scores are held at once.

@@ -47,6 +47,7 @@ pub use attributes::{Attribute, AttributeType, Attributes};
 pub use dtype::DType;
 pub use error::OpError;
 pub use evaluate::evaluate;
+pub use lancet::place_of;
 pub use operator::{AttributeSchema, DefaultValue, Domain, Operator, Schema};
 pub use rounding::{AttentionRounding, Rounding};
 pub use tensor::{Data, DataView, Element, Tensor, TensorView};

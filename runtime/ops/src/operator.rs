@@ -583,7 +583,7 @@ operators! {
         scales: Floats = Optional,
         zero_points: Ints = Optional,
     },
-    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 6) (1, 1) {
+    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 11) (1, 1) {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),

@@ -847,6 +847,54 @@ fn attention_takes_a_bias_by_distance() {
 }
 
 #[test]
+fn attention_takes_numbers_of_queries_and_keys_by_distance() {
+    let q = Tensor::new([1, 2, 1], vec![0.0f32, 0.0]);
+    let v = Tensor::new([1, 2, 1], vec![1.0f32, 3.0]);
+    let attributes = int("num_heads", 1).with("scale", Attribute::Float(1.0));
+    let run = |mask: &Tensor, rows: &Tensor, index: &Tensor, side: usize| {
+        let mut operands = vec![Some(q.view()), Some(q.view()), Some(v.view())];
+        operands.extend([None, None, None, Some(mask.view())]);
+        operands.extend(vec![None; 2 * side]);
+        operands.extend([Some(rows.view()), Some(index.view())]);
+        let op = Operator::ScaledDotProductAttention;
+        evaluate(op, &attributes, &operands, 1)
+    };
+    let seen = matrix(&[[true, true]]);
+    let lo = -1e30f32;
+    // By `i - j + 2`, where element 0 belongs to no pair: distances -1, 0, 1.
+    let index = vector(&[9i64, 1, -1, 0]);
+    // Query 0 sees key 1 alone, query 1 sees key 0 alone.
+    let rows = Tensor::new([1, 1, 2, 3], vec![0.0, 0.0, lo, 0.0, lo, lo]);
+    let y = run(&seen, &rows, &index, 0).expect("evaluates");
+    assert_eq!(y, [Tensor::new([1, 2, 1], vec![3.0f32, 1.0])]);
+    // Key 0 is seen by query 1 alone, key 1 by both.
+    let rows = Tensor::new([1, 1, 2, 3], vec![0.0, 0.0, lo, 0.0, 0.0, 0.0]);
+    let y = run(&seen, &rows, &index, 1).expect("evaluates");
+    assert_eq!(y, [Tensor::new([1, 2, 1], vec![3.0f32, 2.0])]);
+    // A query that is masked weighs all keys alike.
+    let y = run(&matrix(&[[0i32, 7]]), &rows, &index, 1).expect("evaluates");
+    assert_eq!(y, [Tensor::new([1, 2, 1], vec![2.0f32, 2.0])]);
+    for at in [3, -4] {
+        let wrong = run(&seen, &rows, &vector(&[0i64, at, 0, 0]), 0);
+        assert!(
+            matches!(wrong, Err(OpError::Value { index: 8, .. })),
+            "{wrong:?}"
+        );
+    }
+    for index in [vector(&[0i64, 0, 0]), vector(&[0i64; 5])] {
+        assert!(matches!(
+            run(&seen, &rows, &index, 0),
+            Err(OpError::Shape { .. })
+        ));
+    }
+    let of_other_tokens = Tensor::new([1, 1, 3, 2], vec![0.0f32; 6]);
+    let wrong = run(&seen, &of_other_tokens, &vector(&[0i64; 4]), 1);
+    assert!(matches!(wrong, Err(OpError::Shape { .. })));
+    let wrong = run(&matrix(&[[1.0f32, 1.0]]), &rows, &vector(&[0i64; 4]), 1);
+    assert!(matches!(wrong, Err(OpError::DType { index: 6, .. })));
+}
+
+#[test]
 fn attention_rounds_what_quantization_does() {
     let q = Tensor::new([1, 1, 1], vec![1.0f32]);
     let k = Tensor::new([1, 3, 1], vec![1.3f32, 9.0, -9.0]);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lancet_artifact::{AttentionParameters, KernelSpec};
-use lancet_ops::{AttentionRounding, Rounding, TensorView};
+use lancet_ops::{AttentionRounding, Rounding, TensorView, place_of};
 
 pub(super) use self::heads::softmax;
 use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES, ROWS};
@@ -36,6 +36,9 @@ pub(crate) struct Attention {
     bias: Option<(usize, Vec<usize>)>,
     /// A bias by distance, and its elements from one head to the next.
     relative: Option<(usize, usize)>,
+    query_mask: Option<usize>,
+    /// Numbers for each query, and for each key, one of which is taken by distance.
+    positions: [Option<Positions>; 2],
     scale: f32,
     masked_value: f32,
     rounding: AttentionRounding,
@@ -62,6 +65,14 @@ pub(crate) struct Attention {
     flops: AtomicU64,
 }
 
+/// Rows of numbers, one for each head and token, and indices into a row by distance.
+struct Positions {
+    rows: usize,
+    index: usize,
+    /// Elements of a row.
+    width: usize,
+}
+
 /// The sequences of a batch. Memory is used again from request to request.
 #[derive(Default)]
 struct Sequences {
@@ -70,6 +81,8 @@ struct Sequences {
     keys: Vec<Range<usize>>,
     /// Whether no panel of the output holds tokens of two sequences.
     aligned: bool,
+    /// The element of a row of positions, of queries and of keys, by distance.
+    places: [Vec<usize>; 2],
     /// Whether `f32` has the sums of products with values.
     in_singles: bool,
     /// For each (sequence, head), where its contexts go: into the panels of the output if these are `aligned`, otherwise
@@ -139,6 +152,31 @@ impl Attention {
                 )),
             })
             .transpose()?;
+        let query_mask = sizes.input(6);
+        if let Some(mask) = query_mask
+            && sizes.shape(mask) != [batch, seq_q]
+        {
+            return Err(format!(
+                "expected a mask of queries of shape [{batch}, {seq_q}], found {:?}",
+                sizes.shape(mask)
+            ));
+        }
+        let positions = |i: usize, n_rows: usize| {
+            let (Some(rows), Some(index)) = (sizes.input(i), sizes.input(i + 1)) else {
+                return Ok(None);
+            };
+            let (shape, of_index) = (sizes.shape(rows), sizes.shape(index));
+            if shape[..3] != [batch, n_heads, n_rows] || of_index != [seq_q + seq_k] {
+                return Err(format!(
+                    "expected positions of shape [{batch}, {n_heads}, {n_rows}, _] and an index of [{}], found {shape:?} and \
+                     {of_index:?}",
+                    seq_q + seq_k
+                ));
+            }
+            let width = shape[3];
+            Ok(Some(Positions { rows, index, width }))
+        };
+        let positions = [positions(7, seq_q)?, positions(9, seq_k)?];
         let mut step = Attention::new(sizes, parameters, mask, None)?;
         let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
         let mut sequences = Sequences {
@@ -148,7 +186,8 @@ impl Attention {
         };
         step.lay_out(&mut sequences)?;
         step.sequences = Mutex::new(sequences);
-        if bias.is_none() && relative.is_none() {
+        let by_pair = bias.is_some() || relative.is_some() || positions.iter().any(Option::is_some);
+        if !by_pair && query_mask.is_none() {
             step.tile = sizes.kernel(step.tile_spec());
         } else {
             step.product = sizes.kernel(KernelSpec::AttentionProduct);
@@ -158,6 +197,8 @@ impl Attention {
         }
         step.bias = bias;
         step.relative = relative;
+        step.query_mask = query_mask;
+        step.positions = positions;
         Ok(step)
     }
 
@@ -214,6 +255,8 @@ impl Attention {
             mask,
             bias: None,
             relative: None,
+            query_mask: None,
+            positions: [None, None],
             scale: parameters.scale,
             masked_value: parameters.masked_value,
             rounding,
@@ -320,6 +363,25 @@ impl Attention {
         self.lay_out(sequences)
     }
 
+    /// Takes the indices of positions as they are in this request.
+    fn read_places(&self, places: &mut [Vec<usize>; 2], reads: &Reads<'_>) -> Result<(), String> {
+        for (places, positions) in places.iter_mut().zip(&self.positions) {
+            let Some(positions) = positions else { continue };
+            let index = reads.view(positions.index);
+            let index = index.as_slice::<i64>().unwrap_or(&[]);
+            places.clear();
+            // Element 0 is that of no pair.
+            places.extend((!index.is_empty()).then_some(0));
+            for &at in index.iter().skip(1) {
+                let place = place_of(at, positions.width);
+                places.push(place.ok_or_else(|| {
+                    format!("index {at} is outside of {} positions", positions.width)
+                })?);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
         let kernel = self.tile.as_ref().or(self.product.as_ref());
         kernel.map(|k| Arc::clone(k.name()))
@@ -341,6 +403,10 @@ impl Attention {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(starts) = self.starts {
             self.read_sequences(&mut sequences, reads, starts)
+                .map_err(Failure::Message)?;
+        }
+        if self.shapes[0].tokens != 0 && self.shapes[1].tokens != 0 {
+            self.read_places(&mut sequences.places, reads)
                 .map_err(Failure::Message)?;
         }
         let sequences = &*sequences;

@@ -228,14 +228,15 @@ impl Net {
         qkv: [u32; 3],
         heads: u32,
         mask: Option<u32>,
-        [bias, relative]: [Option<u32>; 2],
+        others: &[Option<u32>],
     ) -> u32 {
         let mut shape = self.plan.values[qkv[0] as usize].shape.clone();
         shape[2] = self.plan.values[qkv[2] as usize].shape[2].clone();
         let inputs: Vec<Option<u32>> = qkv
             .into_iter()
             .map(Some)
-            .chain([mask, bias, relative])
+            .chain([mask])
+            .chain(others.iter().copied())
             .collect();
         let attributes = Attributes::new()
             .with("num_heads", Attribute::Int(i64::from(heads)))
@@ -254,6 +255,25 @@ impl Net {
             exact_keys: None,
         });
         self.step(kind, &inputs, &shape, Layout::Panels, meaning)
+    }
+
+    /// Inputs for the last operands of attention: a mask of queries, and numbers by query and by key with their indices.
+    pub(crate) fn positions(&mut self, [b, s]: [&Dim; 2], heads: usize) -> [Option<u32>; 5] {
+        let mask = self.input("query_mask", "bool", &[b.clone(), s.clone()]);
+        let mut all = [Some(mask); 5];
+        for (side, name) in ["by_query", "by_key"].into_iter().enumerate() {
+            let rows = [
+                b,
+                &Dim::fixed(heads as i64),
+                s,
+                &Dim::fixed(POSITIONS as i64),
+            ];
+            let rows = self.input(name, "f32", &rows.map(Dim::clone));
+            let index = self.input(&format!("{name}_index"), "i64", &[twice(s)]);
+            all[1 + 2 * side] = Some(rows);
+            all[2 + 2 * side] = Some(index);
+        }
+        all
     }
 
     /// What the outputs must be, operator by operator.
@@ -310,6 +330,7 @@ pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net
     let types = net.input("types", "i64", &[Dim::fixed(1), s.clone()]);
     let mask = net.input("mask", "i64", &[b.clone(), s.clone()]);
     let relative = net.input("relative", "f32", &[Dim::fixed(heads as i64), twice(&s)]);
+    let positions = net.positions([&b, &s], heads);
     let words = net.random(11 * k);
     let words = net.constant(&[11, k], words);
     let kinds = net.random(3 * k);
@@ -325,7 +346,11 @@ pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net
         });
         let mask = (layer != 2).then_some(mask);
         let relative = (layer != 0).then_some(relative);
-        let a = net.attention(qkv, heads as u32, mask, [bias, relative]);
+        let mut others = vec![bias, relative];
+        if layer == 3 {
+            others.extend(positions);
+        }
+        let a = net.attention(qkv, heads as u32, mask, &others);
         let a = net.linear(a, [k, k], format, Activation::None, true, Some(x));
         let a = net.layer_norm(a, k, layer != 3);
         let kind = [
@@ -376,16 +401,49 @@ pub(crate) fn encoder_inputs(batch: usize, seq: usize) -> Vec<(&'static str, Ten
             _ => -(i as f32 / 9.0).sin(),
         })
         .collect();
-    vec![
+    let mut inputs = vec![
         ("ids", Tensor::new([batch, seq], ids)),
         ("types", Tensor::new([1, seq], types)),
         ("mask", Tensor::new([batch, seq], mask)),
         ("relative", Tensor::new([2, 2 * seq], relative)),
-    ]
+    ];
+    inputs.extend(position_inputs(batch, seq, 2));
+    inputs
 }
 
 pub(crate) fn views<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<(&'a str, TensorView<'a>)> {
     inputs.iter().map(|(n, t)| (*n, t.view())).collect()
+}
+
+/// Numbers in a row of positions.
+pub(crate) const POSITIONS: usize = 5;
+
+/// Values of [`Net::positions`]. Element 0 of the indices belongs to no pair.
+pub(crate) fn position_inputs(
+    batch: usize,
+    seq: usize,
+    heads: usize,
+) -> Vec<(&'static str, Tensor)> {
+    let n = batch * heads * seq * POSITIONS;
+    let rows = |step: f32| {
+        let values = (0..n)
+            .map(|i| (i as f32 * step).sin())
+            .collect::<Vec<f32>>();
+        Tensor::new([batch, heads, seq, POSITIONS], values)
+    };
+    let index = |at: fn(i64) -> i64| {
+        let distances = (1..2 * seq as i64).map(|e| at(e - seq as i64));
+        let all = std::iter::once(i64::MAX).chain(distances);
+        Tensor::new([2 * seq], all.collect::<Vec<i64>>())
+    };
+    let seen = (0..batch * seq).map(|i| i % 4 != 2).collect::<Vec<bool>>();
+    vec![
+        ("query_mask", Tensor::new([batch, seq], seen)),
+        ("by_query", rows(0.7)),
+        ("by_query_index", index(|d| (d + 2).clamp(0, 4))),
+        ("by_key", rows(1.1)),
+        ("by_key_index", index(|d| -1 - d.abs().min(4))),
+    ]
 }
 
 /// A size, two times.

@@ -323,10 +323,11 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
     Ok(value(DType::F32, shape, None))
 }
 
-/// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias` give
-/// `[b, sq, hidden_v]`.
+/// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias, relative_bias,
+/// query_mask[b, sq], query_positions[b, heads, sq, _], query_index[sq + sk], key_positions[b, heads, sk, _],
+/// key_index[sq + sk]` give `[b, sq, hidden_v]`.
 pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
-    for i in [0, 1, 2, 4, 5] {
+    for i in [0, 1, 2, 4, 5, 7, 9] {
         call.expect_dtype(i, DType::F32)?;
     }
     let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
@@ -345,6 +346,21 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
         let one_or_each = relative.ty.shape.first().and_then(Dim::as_fixed);
         let rows = if one_or_each == Some(1) { 1 } else { n };
         call.expect_shape(5, &[Dim::fixed(rows), distances])?;
+    }
+    call.expect(6, Class::BoolOrInteger)?;
+    call.expect_shape(6, &[b.clone(), sq.clone()])?;
+    for (i, rows) in [(7, sq), (9, sk)] {
+        match (call.optional(i), call.optional(i + 1)) {
+            (None, None) => continue,
+            (Some(_), Some(_)) => {}
+            _ => return Err(call.error("takes positions and their index together".to_owned())),
+        }
+        let [_, _, _, width] = call.dims::<4>(i)?;
+        call.expect_shape(i, &[b.clone(), Dim::fixed(n), rows.clone(), width.clone()])?;
+        call.expect_dtype(i + 1, DType::I64)?;
+        if let Some(distances) = sq.add(sk) {
+            call.expect_shape(i + 1, &[distances])?;
+        }
     }
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
     Ok(value(DType::F32, shape, None))

@@ -253,6 +253,7 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
     );
     let bias = r.narrowed(&[b, h, sq, sk]);
     let relative = [if r.chance(50) { 1 } else { h }, sq + sk];
+    let width = r.positive();
     let operands = vec![
         f32s(r, &[b, sq, h * d]),
         f32s(r, &[b, sk, h * d]),
@@ -260,11 +261,21 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
         r.tensor(DType::Bool, &[b, sk]),
         f32s(r, &bias),
         f32s(r, &relative),
+        r.tensor(DType::Bool, &[b, sq]),
+        f32s(r, &[b, h, sq, width]),
+        places(r, &[sq + sk], width),
+        f32s(r, &[b, h, sk, width]),
+        places(r, &[sq + sk], width),
     ];
-    Case::new(operands)
-        .without(r, 3)
-        .without(r, 4)
-        .without(r, 5)
+    let mut case = Case::new(operands);
+    for i in [7, 9] {
+        if r.chance(30) {
+            case.operands[i] = None;
+            case.operands[i + 1] = None;
+        }
+    }
+    (3..7)
+        .fold(case, |case, i| case.without(r, i))
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
         .rounding(r)

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use lancet_ops::{AttentionRounding, DataView, Rounding, TensorView, with_elements};
 
-use super::{Attention, Sequences};
+use super::{Attention, Positions, Sequences};
 use crate::jit::{AttentionTile, KEYS, Kernel, PARAMETERS, QUERIES};
 use crate::panels::PanelShape;
 use crate::pool::Pieces;
@@ -103,8 +103,13 @@ impl Attention {
             );
             let mask = &mask[..seq_k];
             let scale = self.add_relative(reads, [head, first], scale, mask, scores);
+            let of_keys = &mut scores[..seq_k * QUERIES];
+            let at = [item * self.n_heads + head, first];
+            let scale = self.add_positions(reads, sequences, at, scale, of_keys);
             let mut sums = [0.0; QUERIES];
-            self.softmax(&mut scores[..seq_k * QUERIES], mask, scale, &mut sums);
+            self.softmax(of_keys, mask, scale, &mut sums);
+            self.level_queries(reads, start..start + n, of_keys, &mut sums);
+            self.round_probabilities(of_keys, &mut sums);
             let values = &operands[memory.values.clone()];
             self.product(
                 Strided {
@@ -249,8 +254,8 @@ impl Attention {
         ]
     }
 
-    /// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`; with scores and
-    /// probabilities rounded where they are to be, the latter with sums of 1.
+    /// `s[key][t] = exp(scale s[key][t] + mask[key] - max)` in place, and `sums[t] = 1 / sum over keys`; with scores rounded
+    /// where they are to be.
     fn softmax(&self, s: &mut [f32], mask: &[f32], scale: f32, sums: &mut [f32; QUERIES]) {
         match &self.softmax {
             Some(kernel) => kernel.attention_softmax(s, mask, scale, sums),
@@ -262,14 +267,19 @@ impl Attention {
                 exponentials(s, sums);
             }
         }
-        if self.rounding.probabilities.is_some() {
-            for s in s.chunks_exact_mut(QUERIES) {
-                for (s, sum) in s.iter_mut().zip(&*sums) {
-                    *s = self.rounding.probability(*s * sum);
-                }
-            }
-            *sums = [1.0; QUERIES];
+    }
+
+    /// Rounds probabilities where they are to be; what is left to multiply with is then 1.
+    fn round_probabilities(&self, s: &mut [f32], sums: &mut [f32; QUERIES]) {
+        if self.rounding.probabilities.is_none() {
+            return;
         }
+        for s in s.chunks_exact_mut(QUERIES) {
+            for (s, sum) in s.iter_mut().zip(&*sums) {
+                *s = self.rounding.probability(*s * sum);
+            }
+        }
+        *sums = [1.0; QUERIES];
     }
 
     /// Where the contexts of the tile that begins at query `first` of a sequence go: rows, the lane in them, and elements from
@@ -299,13 +309,9 @@ impl Attention {
             out.fill(0.0);
             return;
         };
-        let seen = |mask: TensorView<'_>, i: usize| match mask.data() {
-            DataView::Bool(v) => v[i],
-            data => with_elements!(data, v => v[i] != Default::default()),
-        };
         let mask = reads.view(mask);
         for (key, out) in keys.clone().zip(out) {
-            *out = if seen(mask, key) { 0.0 } else { masked };
+            *out = if is_set(mask, key) { 0.0 } else { masked };
         }
     }
 
@@ -368,6 +374,73 @@ impl Attention {
         1.0
     }
 
+    /// Scales scores and adds the numbers of queries and of keys that belong to their distances, if there are any; returns the
+    /// scale that is left to apply.
+    fn add_positions(
+        &self,
+        reads: &Reads<'_>,
+        sequences: &Sequences,
+        [head_of_item, first]: [usize; 2],
+        scale: f32,
+        scores: &mut [f32],
+    ) -> f32 {
+        let mut scale = scale;
+        let (scores, _) = scores.as_chunks_mut::<QUERIES>();
+        let n_keys = scores.len();
+        let [by_query, by_key] = &self.positions;
+        if let Some(Positions { rows, width, .. }) = by_query {
+            let places = &sequences.places[0];
+            let n_queries = places.len() - n_keys;
+            let rows = &reads.f32(*rows)[(head_of_item * n_queries + first) * width..];
+            let mut rows = rows.chunks(*width.max(&1)).take(n_queries - first);
+            let rows: [&[f32]; QUERIES] = std::array::from_fn(|_| rows.next().unwrap_or(&[]));
+            for (key, scores) in scores.iter_mut().enumerate() {
+                let places = &places[first + n_keys - key..];
+                for ((score, row), &place) in scores.iter_mut().zip(rows).zip(places) {
+                    *score = *score * scale + row.get(place).copied().unwrap_or(0.0);
+                }
+            }
+            scale = 1.0;
+        }
+        if let Some(Positions { rows, width, .. }) = by_key {
+            let places = &sequences.places[1];
+            let rows = &reads.f32(*rows)[head_of_item * n_keys * width..];
+            let rows = rows.chunks(*width.max(&1));
+            for ((key, scores), row) in scores.iter_mut().enumerate().zip(rows) {
+                let places = &places[first + n_keys - key..];
+                for (score, &place) in scores.iter_mut().zip(places) {
+                    *score = *score * scale + row[place];
+                }
+            }
+            scale = 1.0;
+        }
+        scale
+    }
+
+    /// Makes all keys weigh the same for the queries that the mask of queries hides, if there is one.
+    fn level_queries(
+        &self,
+        reads: &Reads<'_>,
+        queries: Range<usize>,
+        weights: &mut [f32],
+        sums: &mut [f32; QUERIES],
+    ) {
+        let Some(mask) = self.query_mask else {
+            return;
+        };
+        let mask = reads.view(mask);
+        let n_keys = weights.len() / QUERIES;
+        for (lane, query) in queries.enumerate() {
+            if !is_set(mask, query) {
+                weights[lane..]
+                    .iter_mut()
+                    .step_by(QUERIES)
+                    .for_each(|w| *w = 1.0);
+                sums[lane] = 1.0 / n_keys as f32;
+            }
+        }
+    }
+
     /// `c[i][t] = sum_j a(i, j) b[j * b_row + t]` for `n` rows i, `k` steps j and the queries t of a tile.
     fn product(
         &self,
@@ -392,6 +465,15 @@ impl Attention {
         }
     }
 }
+
+/// Whether element `i` of a mask is not zero.
+fn is_set(mask: TensorView<'_>, i: usize) -> bool {
+    match mask.data() {
+        DataView::Bool(v) => v[i],
+        data => with_elements!(data, v => v[i] != Default::default()),
+    }
+}
+
 /// `a(i, j) = a[i * row + j * step]` for `n` rows i.
 struct Strided<'a> {
     a: &'a [f32],
