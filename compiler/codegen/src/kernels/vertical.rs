@@ -14,8 +14,27 @@ const FIRST_OPERAND: usize = 5;
 /// 1.5 times 2^23: leaves no bits for a fraction in what it is added to, and rounds ties to even.
 const ROUND: f32 = 12_582_912.0;
 
+/// Registers of 128 and of 256 bits.
+const REGISTERS: usize = 16;
+
 /// The kernel of an expression that [`Vertical::check`] accepts.
 pub(super) fn program(name: String, vertical: &Vertical, result: Element, tile: &Tile) -> Program {
+    // As many numbers of features as leave room are loaded once for each row.
+    let held = (1..=3)
+        .rev()
+        .map(|n| program_of(name.clone(), vertical, result, tile, n));
+    let fits = held.into_iter().find(|p| p.n_vectors <= REGISTERS);
+    fits.unwrap_or_else(|| program_of(name, vertical, result, tile, 0))
+}
+
+/// The kernel that holds the numbers of `n_held` features in registers while it computes a row.
+fn program_of(
+    name: String,
+    vertical: &Vertical,
+    result: Element,
+    tile: &Tile,
+    n_held: usize,
+) -> Program {
     let mut b = Builder::new(name, tile.vl);
     let y = b.arg(0);
     let n = b.arg(1);
@@ -27,7 +46,7 @@ pub(super) fn program(name: String, vertical: &Vertical, result: Element, tile: 
         tile: *tile,
         y,
         operands,
-        scalars: vec![None; vertical.operands.len()],
+        held: vec![None; vertical.operands.len()],
         quantize: None,
         unround: None,
         last_use: last_uses(vertical),
@@ -42,11 +61,24 @@ pub(super) fn program(name: String, vertical: &Vertical, result: Element, tile: 
         .collect();
     kernel.load_scalars(&mut b);
     if result != Element::Quad {
+        let features: Vec<usize> = (0..vertical.operands.len())
+            .filter(|&i| vertical.operands[i].extent == Extent::Features)
+            .take(n_held)
+            .collect();
         b.repeat(n, |b| {
+            let held: Vec<(usize, Vector)> = features.iter().map(|&i| (i, b.vector())).collect();
+            for &(i, v) in &held {
+                b.broadcast(v, kernel.address(i, 0, 0));
+                kernel.held[i] = Some(v);
+            }
             for v in 0..tile.lanes / tile.vl {
                 let value = kernel.evaluate(b, v, 0);
                 b.store(at(y, v as i32 * b.vector_bytes()), value);
                 b.free_vector(value);
+            }
+            for (i, v) in held {
+                kernel.held[i] = None;
+                b.free_vector(v);
             }
             kernel.next_rows(b, 1);
         });
@@ -108,8 +140,8 @@ struct Kernel<'a> {
     tile: Tile,
     y: Scalar,
     operands: Vec<Scalar>,
-    /// Registers of operands that are one number.
-    scalars: Vec<Option<Vector>>,
+    /// Registers of operands that stay: one number, or a feature's for a row.
+    held: Vec<Option<Vector>>,
     /// Least and greatest quotient that is not saturated, if the last operation quantizes.
     quantize: Option<(Vector, Vector)>,
     /// What is taken off quotients in `f32` that were rounded by adding [`ROUND`].
@@ -149,7 +181,7 @@ impl Kernel<'_> {
             if operand.extent == Extent::Scalar {
                 let v = b.vector();
                 b.broadcast(v, at(self.operands[i], 0));
-                self.scalars[i] = Some(v);
+                self.held[i] = Some(v);
             }
         }
         if let Some(&VerticalOp::Quantize { zero_point, to, .. }) = self.vertical.ops.last() {
@@ -157,7 +189,7 @@ impl Kernel<'_> {
             b.zero(low);
             b.constant(high, 255.0);
             b.constant(unround, ROUND);
-            if let Some(zero) = zero_point.and_then(|z| self.scalars[z as usize]) {
+            if let Some(zero) = zero_point.and_then(|z| self.held[z as usize]) {
                 let t = b.vector();
                 b.unary(Unary::ToFloat, t, zero);
                 for bound in [low, high, unround] {
@@ -200,7 +232,7 @@ impl Kernel<'_> {
     /// The result for vector `v` of row `row`, in a register of its own.
     fn evaluate(&self, b: &mut Builder, v: usize, row: usize) -> Vector {
         let n = self.vertical.operands.len();
-        let mut values: Vec<Option<Vector>> = self.scalars.clone();
+        let mut values: Vec<Option<Vector>> = self.held.clone();
         for (i, op) in self.vertical.ops.iter().enumerate() {
             for u in uses(op) {
                 if u < n && values[u].is_none() {
@@ -250,9 +282,9 @@ impl Kernel<'_> {
                 }
             }
             for u in uses(op) {
-                let is_scalar = u < n && self.vertical.operands[u].extent == Extent::Scalar;
+                let stays = u < n && self.held[u].is_some();
                 if self.last_use[u] == i
-                    && !is_scalar
+                    && !stays
                     && let Some(r) = values[u].take()
                 {
                     b.free_vector(r);
