@@ -406,7 +406,13 @@ fn every_arithmetic_that_is_chosen_is_exact() {
         for scale in [0.0, 3.0, 100.0] {
             let mut x = floats(&[35, k], 3, scale);
             if scale == 0.0 {
-                let value = |i: usize| if i / k % 2 == 0 { 9.0f32 } else { -9.0 };
+                let value = |i: usize| {
+                    if (i / k).is_multiple_of(2) {
+                        9.0f32
+                    } else {
+                        -9.0
+                    }
+                };
                 x = Tensor::new([35, k], (0..35 * k).map(value).collect::<Vec<f32>>());
             }
             check(&text, &[("x", x)], 0);
