@@ -8,8 +8,9 @@ use std::sync::LazyLock;
 use ndarray::{Array2, ArrayD, IxDyn, OwnedRepr};
 use ndarray_npy::{NpzReader, NpzWriter};
 use onnx_protobuf::{
-    GraphProto, Message as _, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, Message as _, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto,
+    type_proto,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -100,15 +101,15 @@ static TINY: LazyLock<Tiny> = LazyLock::new(|| {
     }
 });
 
-fn value_info(name: &str, size: i64) -> ValueInfoProto {
-    let dim = tensor_shape_proto::Dimension {
+fn value_info(name: &str, shape: &[i64]) -> ValueInfoProto {
+    let dim = |&size: &i64| tensor_shape_proto::Dimension {
         value: Some(tensor_shape_proto::dimension::Value::DimValue(size)),
         ..Default::default()
     };
     let tensor = type_proto::Tensor {
         elem_type: 1,
         shape: Some(TensorShapeProto {
-            dim: vec![dim],
+            dim: shape.iter().map(dim).collect(),
             ..Default::default()
         })
         .into(),
@@ -129,8 +130,8 @@ fn value_info(name: &str, size: i64) -> ValueInfoProto {
 fn write_model(path: &Path, ops: &[&str]) {
     let mut graph = GraphProto::new();
     graph.name = "g".to_owned();
-    graph.input.push(value_info("x", 3));
-    graph.output.push(value_info("y", 3));
+    graph.input.push(value_info("x", &[3]));
+    graph.output.push(value_info("y", &[3]));
     for (i, op) in ops.iter().enumerate() {
         let (from, to) = (i, i + 1);
         let name = |i: usize| match i {
@@ -146,6 +147,10 @@ fn write_model(path: &Path, ops: &[&str]) {
             ..Default::default()
         });
     }
+    write_graph(path, graph);
+}
+
+fn write_graph(path: &Path, graph: GraphProto) {
     let mut model = ModelProto::new();
     model.ir_version = 8;
     model.opset_import.push(OperatorSetIdProto {
@@ -157,20 +162,84 @@ fn write_model(path: &Path, ops: &[&str]) {
     fs::write(path, bytes).expect("the model is written");
 }
 
+fn write_tensor(path: &Path, dims: &[i64], values: &[f32]) {
+    let tensor = TensorProto {
+        data_type: 1,
+        dims: dims.to_vec(),
+        float_data: values.to_vec(),
+        ..Default::default()
+    };
+    let bytes = tensor.write_to_bytes().expect("the message is complete");
+    fs::write(path, bytes).expect("the tensor is written");
+}
+
+/// A case of two layers of bytes, `x[35, 5]` to `y[35, 2]`, that is said to give zeros.
+fn write_quantized_case(dir: &Path) {
+    let mut graph = GraphProto::new();
+    graph.name = "g".to_owned();
+    graph.input.push(value_info("x", &[35, 5]));
+    graph.output.push(value_info("y", &[35, 2]));
+    let scalar = |name: &str, data_type: i32, byte: Option<i32>| TensorProto {
+        name: name.to_owned(),
+        data_type,
+        int32_data: byte.into_iter().collect(),
+        float_data: if data_type == 1 { vec![0.25] } else { vec![] },
+        ..Default::default()
+    };
+    let weights = |name: &str, k: i64, n: i64, weight: &dyn Fn(i64) -> u8| TensorProto {
+        name: name.to_owned(),
+        data_type: 3,
+        dims: vec![k, n],
+        raw_data: (0..k * n).map(weight).collect(),
+        ..Default::default()
+    };
+    graph.initializer.extend([
+        scalar("scale", 1, None),
+        scalar("zero", 2, Some(100)),
+        scalar("none", 3, Some(0)),
+        weights("w0", 5, 6, &|i| (i % 7) as u8),
+        weights("w1", 6, 2, &|i| 3 + i as u8),
+    ]);
+    for (op, inputs, output) in [
+        ("QuantizeLinear", vec!["x", "scale", "zero"], "q"),
+        ("MatMulInteger", vec!["q", "w0", "zero", "none"], "sum"),
+        ("Cast", vec!["sum"], "f"),
+        ("QuantizeLinear", vec!["f", "scale", "zero"], "r"),
+        ("MatMulInteger", vec!["r", "w1", "zero", "none"], "total"),
+        ("Cast", vec!["total"], "y"),
+    ] {
+        let mut node = NodeProto {
+            op_type: op.to_owned(),
+            name: format!("make_{output}"),
+            input: inputs.into_iter().map(ToOwned::to_owned).collect(),
+            output: vec![output.to_owned()],
+            ..Default::default()
+        };
+        if op == "Cast" {
+            node.attribute.push(AttributeProto {
+                name: "to".to_owned(),
+                type_: attribute_proto::AttributeType::INT.into(),
+                i: 1,
+                ..Default::default()
+            });
+        }
+        graph.node.push(node);
+    }
+    let set = dir.join("test_data_set_0");
+    fs::create_dir_all(&set).expect("the folder is made");
+    write_graph(&dir.join("model.onnx"), graph);
+    let x: Vec<f32> = (0..175u8).map(|i| f32::from(i % 19) - 9.0).collect();
+    write_tensor(&set.join("input_0.pb"), &[35, 5], &x);
+    write_tensor(&set.join("output_0.pb"), &[35, 2], &[0.0; 70]);
+}
+
 /// A case in the layout of the ONNX test suite: `relu` of -1, 0, 2, and what it is said to be.
 fn write_case(dir: &Path, expected: [f32; 3]) {
     let set = dir.join("test_data_set_0");
     fs::create_dir_all(&set).expect("the folder is made");
     write_model(&dir.join("model.onnx"), &["Relu"]);
     for (file, values) in [("input_0.pb", [-1.0, 0.0, 2.0]), ("output_0.pb", expected)] {
-        let tensor = TensorProto {
-            data_type: 1,
-            dims: vec![3],
-            float_data: values.to_vec(),
-            ..Default::default()
-        };
-        let bytes = tensor.write_to_bytes().expect("the message is complete");
-        fs::write(set.join(file), bytes).expect("the tensor is written");
+        write_tensor(&set.join(file), &[3], &values);
     }
 }
 
@@ -329,6 +398,18 @@ fn check_answers_yes_or_no() {
         (&"bad".into(), &0.5.into())
     );
     let problems = bad["problems"].to_string();
+    assert!(problems.contains("plan and evaluator agree"), "{problems}");
+}
+
+/// Bytes that a plan holds four features together, or as whole numbers in `f32`, are shown as the graph has them.
+#[test]
+fn every_value_of_a_quantized_case_is_compared() {
+    let dir = folder();
+    write_quantized_case(dir.path());
+    let json = lancet("check --json --layerwise {}", &[dir.path()])
+        .exits(1)
+        .json();
+    let problems = json["cases"][0]["problems"].to_string();
     assert!(problems.contains("plan and evaluator agree"), "{problems}");
 }
 

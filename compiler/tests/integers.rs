@@ -5,7 +5,7 @@
 )]
 
 use lancet::{CompileOptions, Model, ModelOptions, Session, Tensor, compile};
-use lancet_artifact::StepKind;
+use lancet_artifact::{Arithmetic, StepKind};
 use lancet_ir::{eval, parse};
 use lancet_runtime::Kernels;
 use proptest::prelude::*;
@@ -373,6 +373,51 @@ fn sums_over_many_keys_are_wider_than_singles() {
         ("v", Tensor::new([1, n_keys, 2], v)),
     ];
     check(&text, &inputs, 0);
+}
+
+#[test]
+fn every_arithmetic_that_is_chosen_is_exact() {
+    use Arithmetic::{Bytes, Singles, Words};
+    // Few large weights, many that are not exact in `f32`, and as many as are; and with zeros between.
+    for (k, range, sparsity, arithmetic) in [
+        (768, "-127..127", "", Bytes),
+        (1100, "-127..127", "", Bytes),
+        (1100, "120..127", "", Words),
+        (1100, "-128..-120", "", Words),
+        (1100, "-128..-120", ", sparsity = 0.5, block = 1x4", Words),
+        (516, "120..127", "", Singles),
+        (768, "-127..127", ", sparsity = 0.8, block = 1x4", Bytes),
+        (768, "-127..127", ", sparsity = 0.8", Singles),
+    ] {
+        let text = format!(
+            "graph @g(%x: f32[s, {k}]) dims(s) {{
+                const @sx: f32[] = [0.01]
+                const @zx: u8[] = [128]
+                const @w: i8[24, {k}] = random(seed = 5, range = {range}{sparsity})
+                %q = quantize_linear %x, @sx, @zx : u8[s, {k}]
+                %sum = integer_linear %q, @w : i32[s, 24]
+                return %sum as \"i0\"
+            }}"
+        );
+        let model = model(&text, LAYOUT, Kernels::Emitted, 1);
+        let found: Vec<_> = model.plan().matrices.iter().map(|m| m.arithmetic).collect();
+        assert_eq!(found, [arithmetic], "{text}");
+        // Tokens of bytes that are all 255, all 0, and any.
+        for scale in [0.0, 3.0, 100.0] {
+            let mut x = floats(&[35, k], 3, scale);
+            if scale == 0.0 {
+                let value = |i: usize| {
+                    if (i / k).is_multiple_of(2) {
+                        9.0f32
+                    } else {
+                        -9.0
+                    }
+                };
+                x = Tensor::new([35, k], (0..35 * k).map(value).collect::<Vec<f32>>());
+            }
+            check(&text, &[("x", x)], 0);
+        }
+    }
 }
 
 #[test]

@@ -22,9 +22,9 @@
 //! Identity: none is needed; a layout does not change what a value is, and adding products with zeros adds nothing.
 //!
 //! Preconditions: the weight is a constant `[n, k]` of `f32`, or of integers under `integer_linear`. Where it is not, the pass
-//! declines with a remark and the layer runs portably. Integers in formats `dense` and `bsr 1x4` are multiplied as bytes; the others
-//! hold them in single precision, which is chosen only where 255 times the sum of the magnitudes of a row is at most 2^24, so that no
-//! order of summation is inexact.
+//! declines with a remark and the layer runs portably. Integers are multiplied in formats `dense` and `bsr 1x4` as bytes, widened
+//! first where their bins would be many, and in every format in single precision, which is chosen only where 255 times the sum of
+//! the magnitudes of a row is at most 2^24, so that no order of summation is inexact.
 //!
 //! Numeric effect: reassociates. Products with a weight that is zero are left out, so an infinite input no longer gives a
 //! NaN where its weight is zero.
@@ -37,7 +37,7 @@ use std::collections::HashMap;
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Operator};
 
-use crate::analysis::cost::{Elements, TOKENS, choose, predict};
+use crate::analysis::cost::{Kernel, Matrix, choose, choose_kernel};
 use crate::analysis::sparse::SparseMatrix;
 use crate::analysis::sparsity::SparsityPattern;
 use crate::rewrite::node_error;
@@ -59,7 +59,7 @@ impl Pass for DetectSparsity {
             if let Layout::Packed(_) = graph.ty(weight).layout {
                 continue;
             }
-            let Some(found) = weights(graph, weight) else {
+            let Some(found) = matrix(graph, weight) else {
                 cx.missed(
                     graph,
                     node,
@@ -73,22 +73,22 @@ impl Pass for DetectSparsity {
             let to = match packed.get(&weight) {
                 Some(&to) => to,
                 None => {
-                    let Weights {
-                        pattern,
-                        elements,
-                        exact_in_f32,
-                    } = found;
-                    let predict = |format| predict(elements, &pattern, format, TOKENS);
-                    let (format, cost) = match cx.options.format("format") {
-                        None => choose(elements, &pattern, exact_in_f32),
-                        Some(format) => (format, predict(format)),
+                    let chosen = match cx.options.format("format") {
+                        None => choose(&found),
+                        Some(format) => choose_kernel(&found, format),
                     };
-                    let dense = predict(WeightFormat::Dense).total();
+                    let (format, cost) = (chosen.format, chosen.cost);
+                    let dense = choose_kernel(&found, WeightFormat::Dense).cost.total();
+                    let pattern = &found.pattern;
+                    let by = match found.integers {
+                        Some(_) => format!(" in {}", arithmetic(chosen.kernel)),
+                        None => String::new(),
+                    };
                     cx.analysis(
                         graph,
                         node,
                         format!(
-                            "[{}, {}] {:.1} % zero, {}: {format}, predicted {:.2}x dense ({cost})",
+                            "[{}, {}] {:.1} % zero, {}: {format}{by}, predicted {:.2}x dense ({cost})",
                             pattern.n,
                             pattern.k,
                             100.0 * pattern.sparsity(),
@@ -129,41 +129,26 @@ fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
         .collect()
 }
 
-/// What is known of a constant weight `[n, k]`.
-struct Weights {
-    pattern: SparsityPattern,
-    elements: Elements,
-    /// Whether `f32` has every sum of products with bytes.
-    exact_in_f32: bool,
+/// What a kernel multiplies integers in.
+fn arithmetic(kernel: Kernel) -> &'static str {
+    match kernel {
+        Kernel::Bytes => "bytes",
+        Kernel::Words => "words",
+        Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => "singles",
+    }
 }
 
-/// The zeros of a constant of `f32`, `i8` or `i16`.
-fn weights(graph: &Graph, weight: Value) -> Option<Weights> {
-    let floats = |pattern| Weights {
-        pattern,
-        elements: Elements::Floats,
-        exact_in_f32: true,
-    };
+/// What is known of a constant weight `[n, k]` of `f32`, `i8` or `i16`.
+fn matrix(graph: &Graph, weight: Value) -> Option<Matrix> {
     if let Some(w) = SparseMatrix::of(graph, weight) {
-        return Some(floats(SparsityPattern::of_sparse(w)));
+        return Some(Matrix::floats(SparsityPattern::of_sparse(w)));
     }
     let tensor = graph.constant(weight)?;
     let &[n, k] = tensor.shape() else { return None };
     match tensor.data() {
-        Data::F32(w) => Some(floats(SparsityPattern::of(w, n, k))),
-        Data::I8(w) => Some(integers(w, n, k)),
-        Data::I16(w) => Some(integers(w, n, k)),
+        Data::F32(w) => Some(Matrix::floats(SparsityPattern::of(w, n, k))),
+        Data::I8(w) => Some(Matrix::integers(w, n, k)),
+        Data::I16(w) => Some(Matrix::integers(w, n, k)),
         _ => None,
-    }
-}
-
-fn integers<T: Copy + Default + PartialEq + Into<i64>>(w: &[T], n: usize, k: usize) -> Weights {
-    let magnitude = |row: &[T]| row.iter().map(|&w| w.into().unsigned_abs()).sum::<u64>();
-    Weights {
-        pattern: SparsityPattern::of(w, n, k),
-        elements: Elements::Integers,
-        exact_in_f32: w
-            .chunks(k.max(1))
-            .all(|row| magnitude(row) * 255 <= 1 << 24),
     }
 }

@@ -4,7 +4,8 @@
 //! only if both agree; the figure is the median of `2 * non-zeros * tokens / time / peak`.
 //!
 //! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [--grid] [--fit] [filter]...`; a filter is a part of
-//! a line's first columns, such as `unstructured`, `768x768` or `t128`.
+//! a line's first columns, such as `unstructured`, `768x768` or `t128`. Integers differ in how their magnitudes are spread, and with
+//! that in how many fit in a bin: `normal15` and `normal40` by their standard deviation, `uniform`, and `ends`, which are all +-127.
 //!
 //! The last columns hold the time that the cost model predicts against the measured one, and the last line says how many
 //! are within 15 %. `--grid` measures more shapes and sparsities; `--fit` prints the constants that fit them best, as they
@@ -20,7 +21,7 @@ use exec::Exec;
 use lancet_codegen::formats::{PackedMatrix, pack, pack_integer};
 use lancet_codegen::kir::Builder;
 use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, lower};
-use lancet_passes::analysis::cost::{self, Constants, Elements, Kernel, Sample};
+use lancet_passes::analysis::cost::{self, Constants, Kernel, Matrix, Sample};
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
 struct Rng(u64);
@@ -84,25 +85,26 @@ fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
         WeightFormat::Bsr { r: 1, .. } => lancet_ir::WeightFormat::Bsr { r: 1, c: 4 },
         WeightFormat::Bsr { .. } => lancet_ir::WeightFormat::Bsr { r: 4, c: 1 },
     };
-    let pattern = SparsityPattern::of(&weight(case, &mut Rng(SEED)), case.n, case.k);
-    let elements = match case.arithmetic {
-        Arithmetic::Float => Elements::Floats,
-        Arithmetic::Bytes | Arithmetic::Words | Arithmetic::Singles => Elements::Integers,
+    let (n, k) = (case.n, case.k);
+    let mut rng = Rng(SEED);
+    let w = weight(case, &mut rng);
+    let kernel = match case.arithmetic {
+        Arithmetic::Float | Arithmetic::Singles => Kernel::of_singles(format),
+        Arithmetic::Bytes => Kernel::Bytes,
+        Arithmetic::Words => Kernel::Words,
     };
-    // Quads hold whatever pattern there is.
-    let format = match (elements, format) {
-        (Elements::Integers, lancet_ir::WeightFormat::Dense) | (Elements::Floats, _) => format,
-        (Elements::Integers, _) => lancet_ir::WeightFormat::Bsr { r: 1, c: 4 },
+    let matrix = match case.spread {
+        None => Matrix::floats(SparsityPattern::of(&w, n, k)),
+        Some(spread) => Matrix::integers(&quantized(&w, spread, &mut rng), n, k),
     };
-    let kernel = Kernel::of(elements, format);
-    let cycles = pattern.nnz as f64 * nnz_cycles;
+    let cycles = matrix.pattern.nnz as f64 * nnz_cycles;
     let n_panels = cost::panels(case.tokens).count();
     let sample = Sample {
-        work: kernel.work(&pattern, format),
+        work: kernel.work(&matrix, format),
         vectors: cost::panels(case.tokens).next().unwrap(),
         cycles: cycles / n_panels as f64,
     };
-    let predicted = cost::predict(elements, &pattern, format, case.tokens).total();
+    let predicted = cost::predict(&matrix, kernel, format, case.tokens).total();
     (kernel, sample, predicted / cycles)
 }
 
@@ -112,6 +114,7 @@ fn print_constants(kernel: Kernel, c: &Constants) {
     println!("    // {kernel:?}");
     println!("    Constants {{");
     println!("        weight: [{}],", row(c.weight));
+    println!("        bin: [{}],", row(c.bin));
     println!("        edge: [{}],", row(c.edge));
     println!("        far_byte: [{}],", row(c.far_byte));
     println!("    }},");
@@ -137,6 +140,8 @@ impl Buffer {
 struct Case {
     format: WeightFormat,
     arithmetic: Arithmetic,
+    /// Of integers.
+    spread: Option<Spread>,
     n: usize,
     k: usize,
     sparsity: f64,
@@ -164,12 +169,49 @@ fn weight(case: &Case, rng: &mut Rng) -> Vec<f32> {
     w
 }
 
-/// The weights in 8 bits: the largest becomes 127, after its distribution has been made normal.
-fn quantized(w: &[f32], rng: &mut Rng) -> Vec<i16> {
+/// How weights of 8 bits are distributed.
+#[derive(Clone, Copy)]
+enum Spread {
+    /// With this standard deviation, cut off at +-127.
+    Normal(u8),
+    Uniform,
+    /// All +-127.
+    Ends,
+}
+
+impl Spread {
+    const ALL: [Spread; 4] = [
+        Spread::Normal(15),
+        Spread::Normal(40),
+        Spread::Uniform,
+        Spread::Ends,
+    ];
+
+    fn name(self) -> String {
+        match self {
+            Spread::Normal(deviation) => format!("normal{deviation}"),
+            Spread::Uniform => "uniform".into(),
+            Spread::Ends => "ends".into(),
+        }
+    }
+
+    fn draw(self, rng: &mut Rng) -> f32 {
+        match self {
+            Spread::Normal(deviation) => {
+                let normal = (0..12).map(|_| rng.unit()).sum::<f32>() - 6.0;
+                normal * f32::from(deviation)
+            }
+            Spread::Uniform => rng.unit() * 255.0 - 127.5,
+            Spread::Ends => 127.0 * (rng.unit() - 0.5).signum(),
+        }
+    }
+}
+
+/// The weights that are not zero in 8 bits.
+fn quantized(w: &[f32], spread: Spread, rng: &mut Rng) -> Vec<i16> {
     w.iter()
         .map(|&w| {
-            let normal = (0..12).map(|_| rng.unit()).sum::<f32>() - 6.0;
-            let v = (normal * SPREAD).round().clamp(-127.0, 127.0);
+            let v = spread.draw(rng).round().clamp(-127.0, 127.0);
             match (w == 0.0, v == 0.0) {
                 (true, _) => 0,
                 (false, true) => 1,
@@ -178,9 +220,6 @@ fn quantized(w: &[f32], rng: &mut Rng) -> Vec<i16> {
         })
         .collect()
 }
-
-/// Standard deviation of 8-bit weights.
-const SPREAD: f32 = 40.0;
 
 fn name(case: &Case) -> String {
     let format = match case.format {
@@ -225,11 +264,11 @@ fn run(
 fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (f64, f64, f64) {
     let mut rng = Rng(SEED);
     let w = weight(case, &mut rng);
-    let m = match case.arithmetic {
-        Arithmetic::Float => pack(case.format, case.n, case.k, &w).unwrap(),
-        integer => {
-            let w = quantized(&w, &mut rng);
-            pack_integer(integer, case.format, case.n, case.k, &w).unwrap()
+    let m = match case.spread {
+        None => pack(case.format, case.n, case.k, &w).unwrap(),
+        Some(spread) => {
+            let w = quantized(&w, spread, &mut rng);
+            pack_integer(case.arithmetic, case.format, case.n, case.k, &w).unwrap()
         }
     };
     let panel = case.tokens.next_power_of_two().clamp(8, 32);
@@ -345,17 +384,30 @@ fn main() {
     ];
     if !flag("--json") {
         println!(
-            "{:<14} {:>9} {:>6} {:>6} {:>9} {:>7} {:>7} {:>9}",
-            "kernel", "n x k", "zeros", "tokens", "GFLOP/s", "peak %", "useful", "predicted"
+            "{:<16} {:>8} {:>9} {:>6} {:>6} {:>9} {:>7} {:>7} {:>9}",
+            "kernel",
+            "spread",
+            "n x k",
+            "zeros",
+            "tokens",
+            "GFLOP/s",
+            "peak %",
+            "useful",
+            "predicted"
         );
     }
     let mut samples: Vec<(Kernel, Sample)> = Vec::new();
     let (mut n_measured, mut n_predicted) = (0, 0);
     // Integers in single precision run the kernels for floats.
-    let cases = [Arithmetic::Float, Arithmetic::Bytes, Arithmetic::Words]
+    let integers = Spread::ALL.into_iter().flat_map(|spread| {
+        [Arithmetic::Bytes, Arithmetic::Words].map(|arithmetic| (arithmetic, Some(spread)))
+    });
+    let cases = [(Arithmetic::Float, None)]
         .into_iter()
-        .flat_map(|a| formats.map(|format| (format, a)));
-    for (format, arithmetic) in cases {
+        .chain(integers)
+        .flat_map(|elements| formats.map(|format| (format, elements)));
+    for (format, (arithmetic, spread)) in cases {
+        let spread_name = spread.map_or("-".to_owned(), Spread::name);
         for &(n, k) in shapes {
             for sparsity in if format == WeightFormat::Dense {
                 &[0.0][..]
@@ -366,14 +418,16 @@ fn main() {
                     let case = Case {
                         format,
                         arithmetic,
+                        spread,
                         n,
                         k,
                         sparsity: *sparsity,
                         tokens,
                     };
                     let label = format!(
-                        "{} {n}x{k} s{} t{tokens}",
+                        "{} {} {n}x{k} s{} t{tokens}",
                         name(&case),
+                        spread_name,
                         (sparsity * 100.0).round()
                     );
                     let words: Vec<&str> = label.split(' ').collect();
@@ -386,21 +440,21 @@ fn main() {
                     // At its peak the probe does two multiply-adds of 256 bits in a cycle: 32 operations.
                     let nnz_cycles = 2.0 * tokens as f64 / (share * 32.0);
                     let (kernel, sample, predicted) = predict(&case, nnz_cycles);
-                    // The model knows the kernel of bins; words are what runs where there are none.
-                    if share.is_finite() && arithmetic != Arithmetic::Words {
+                    if share.is_finite() {
                         samples.push((kernel, sample));
                         n_measured += 1;
                         n_predicted += usize::from((predicted - 1.0).abs() <= 0.15);
                     }
                     if flag("--json") {
                         println!(
-                            "{{\"kernel\":\"{}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4},\"predicted\":{predicted:.4}}}",
+                            "{{\"kernel\":\"{}\",\"spread\":\"{spread_name}\",\"n\":{n},\"k\":{k},\"sparsity\":{sparsity},\"tokens\":{tokens},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4},\"useful\":{useful:.4},\"predicted\":{predicted:.4}}}",
                             name(&case)
                         );
                     } else {
                         println!(
-                            "{:<14} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3} {:>9.3}",
+                            "{:<16} {:>8} {:>9} {:>6.2} {:>6} {:>9.1} {:>7.1} {:>7.3} {:>9.3}",
                             name(&case),
+                            spread_name,
                             format!("{n}x{k}"),
                             sparsity,
                             tokens,

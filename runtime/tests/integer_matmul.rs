@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use lancet_codegen::formats::{FormatError, MAX_WEIGHT, PackedMatrix, pack_integer, validate};
 use lancet_codegen::{Arithmetic, CpuFeatures, Isa, KernelSpec, WeightFormat, emit};
+use lancet_passes::analysis::integers::IntegerWeights;
 use machine::{Kernel, Machine, address, address_mut};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -209,6 +210,68 @@ fn weights() -> impl Strategy<Value = (usize, usize, Vec<i16>)> {
         let weight = prop_oneof![10 - tenths => Just(0i16), tenths => value];
         (Just(n), Just(k), prop::collection::vec(weight, n * k))
     })
+}
+
+/// Bins of a packed matrix of one k-block.
+fn n_bins(m: &PackedMatrix) -> usize {
+    let mut n = 0;
+    for block in &m.row_blocks {
+        let bytes = &m.bytes[block.offset as usize..];
+        let u32_at = |at| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        assert_eq!(u32_at(0), 1);
+        let (n_groups, groups) = (u32_at(64 + 4), u32_at(64 + 8));
+        let counts = (0..n_groups).flat_map(|g| (0..4).map(move |i| groups + g * 16 + 4 + i * 2));
+        n += counts
+            .map(|at| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])))
+            .sum::<usize>();
+    }
+    n
+}
+
+/// The cost model knows what the packer does with a matrix before it has packed it.
+#[test]
+fn quads_and_bins_are_foreseen() {
+    let (n, k) = (64, 768);
+    let hash = |i: usize| (i as u32 + 1).wrapping_mul(2_654_435_761) ^ (i as u32) << 7;
+    let random = |i: usize| (hash(i).wrapping_mul(2_246_822_519) >> 8) as i32;
+    let spreads: [fn(i32) -> i32; 7] = [
+        |r| r % 25 - 12,
+        // A sum of four: nearly normal.
+        |r| r % 64 + r / 64 % 64 + r / 4096 % 64 + r / 262_144 % 64 - 126,
+        |r| r % 255 - 127,
+        |r| r % 511 - 255,
+        |r| if r % 2 == 0 { 127 } else { -127 },
+        |r| if r % 2 == 0 { 64 } else { -64 },
+        |r| r % 128,
+    ];
+    for (case, spread) in spreads.iter().enumerate() {
+        for density in [100, 50, 20] {
+            let weight = |i: usize| match random(i + 1_000_003) % 100 < density {
+                true => spread(random(i)) as i16,
+                false => 0,
+            };
+            let w: Vec<i16> = (0..n * k).map(weight).collect();
+            let found = IntegerWeights::of(&w, k);
+            let bytes = pack_integer(Arithmetic::Bytes, WeightFormat::Dense, n, k, &w).unwrap();
+            let words = pack_integer(Arithmetic::Words, WeightFormat::Dense, n, k, &w).unwrap();
+            for (what, foreseen, packed, tolerance) in [
+                ("words", found.quads as f64, words.nnz_stored / 4, 0.01),
+                (
+                    "bytes",
+                    found.bounded_quads as f64,
+                    bytes.nnz_stored / 4,
+                    0.03,
+                ),
+                ("bins", found.bins, n_bins(&bytes), 0.25),
+            ] {
+                let ratio = foreseen / packed as f64;
+                assert!(
+                    (ratio - 1.0).abs() <= tolerance,
+                    "case {case}, density {density}: {foreseen} {what}, packed as {packed}"
+                );
+            }
+        }
+    }
 }
 
 /// Sums as large as singles may have them, from inputs of 255, and one more.

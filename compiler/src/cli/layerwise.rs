@@ -1,4 +1,7 @@
 //! Where a compiled plan first leaves the IR evaluator, operator by operator.
+//!
+//! A value that is shown is held as the graph has it: where a plan would keep bytes as the same whole numbers in `f32`, since only
+//! products in single precision read them, the conversion to row-major that shows them reads bytes. Both are the same numbers.
 
 use std::collections::HashMap;
 
@@ -100,7 +103,17 @@ fn difference(found: &Tensor, expected: &Tensor) -> Option<String> {
         ));
     }
     let (Some(f), Some(e)) = (found.as_slice::<f32>(), expected.as_slice::<f32>()) else {
-        return (found != expected).then(|| "elements differ".to_owned());
+        let (f, e) = (found.view().to_f64_vec(), expected.view().to_f64_vec());
+        let differences = f.iter().zip(&e).map(|(f, e)| (f - e).abs());
+        let (n, most) = differences
+            .filter(|d| *d != 0.0)
+            .fold((0, 0.0f64), |(n, m), d| (n + 1, m.max(d)));
+        return (found != expected).then(|| {
+            format!(
+                "{n} elements of {:?} differ, by at most {most}",
+                found.shape()
+            )
+        });
     };
     let largest = e
         .iter()

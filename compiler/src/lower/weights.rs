@@ -10,7 +10,7 @@ use lancet_artifact::{Arithmetic, MatrixDesc, WeightFormat as PlanFormat, Weight
 use lancet_codegen::formats::{self, FormatError, PackedMatrix};
 use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Tensor};
-use lancet_passes::analysis::cost::{Elements, TOKENS, predict};
+use lancet_passes::analysis::cost::{Choice, Kernel, Matrix, choose_kernel};
 use lancet_passes::analysis::sparse::SparseMatrix;
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
@@ -65,39 +65,35 @@ impl<'g, 'w> Placement<'g, 'w> {
             WeightFormat::Bsr { r, c } => PlanFormat::Bsr { r: *r, c: *c },
             WeightFormat::NOfM { .. } => PlanFormat::Unstructured,
         };
-        let (matrix, pattern) = match (SparseMatrix::of(graph, source), graph.constant(source)) {
+        let (packed, matrix) = match (SparseMatrix::of(graph, source), graph.constant(source)) {
             (Some(w), _) => {
                 let positions: Vec<u64> = w.positions.iter().map(|&p| p as u64).collect();
                 let packed = formats::pack_sparse(wanted, w.n, w.k, &positions, w.values);
-                (packed, SparsityPattern::of_sparse(w))
+                (packed, Matrix::floats(SparsityPattern::of_sparse(w)))
             }
-            (None, Some(tensor)) => packed_tensor(graph, node, wanted, tensor)?,
+            (None, Some(tensor)) => packed_tensor(graph, node, (*format, wanted), tensor)?,
             (None, None) => {
                 let message = "packs a weight that is not constant";
                 return Err(unsupported(graph, node, message));
             }
         };
-        let matrix = matrix
+        let packed = packed
             .map_err(|e| unsupported(graph, source.node, &format!("cannot be packed: {e}")))?;
-        let elements = match matrix.arithmetic {
-            Arithmetic::Float => Elements::Floats,
-            Arithmetic::Bytes | Arithmetic::Words | Arithmetic::Singles => Elements::Integers,
-        };
-        let cost = predict(elements, &pattern, *format, TOKENS);
-        let dense = predict(elements, &pattern, WeightFormat::Dense, TOKENS).total();
-        let len = matrix.bytes.len() as u64;
-        let offset = self.weights.push(matrix.bytes);
+        let cost = choose_kernel(&matrix, *format).cost;
+        let dense = choose_kernel(&matrix, WeightFormat::Dense).cost.total();
+        let len = packed.bytes.len() as u64;
+        let offset = self.weights.push(packed.bytes);
         Ok(MatrixDesc {
             name: describe(graph, source.node),
-            format: matrix.format,
-            arithmetic: matrix.arithmetic,
-            n: matrix.n as u32,
-            k: matrix.k as u32,
+            format: packed.format,
+            arithmetic: packed.arithmetic,
+            n: packed.n as u32,
+            k: packed.k as u32,
             offset,
             len,
-            row_blocks: matrix.row_blocks,
-            nnz: matrix.nnz as u64,
-            pattern: pattern.name(),
+            row_blocks: packed.row_blocks,
+            nnz: packed.nnz as u64,
+            pattern: matrix.pattern.name(),
             predicted_speedup: (dense / cost.total().max(1.0)) as f32,
             predicted_cycles: (cost.terms().into_iter())
                 .map(|(name, cycles)| (name.to_owned(), cycles as f32))
@@ -106,27 +102,31 @@ impl<'g, 'w> Placement<'g, 'w> {
     }
 }
 
-/// A constant, packed, and its zeros.
+/// A constant, packed, and what its cost depends on.
 fn packed_tensor(
     graph: &Graph,
     node: NodeId,
-    format: PlanFormat,
+    (format, wanted): (WeightFormat, PlanFormat),
     tensor: &Tensor,
-) -> Result<(Result<PackedMatrix, FormatError>, SparsityPattern), LowerError> {
+) -> Result<(Result<PackedMatrix, FormatError>, Matrix), LowerError> {
     let &[n, k] = tensor.shape() else {
         let message = "packs a weight of another rank than 2";
         return Err(unsupported(graph, node, message));
     };
+    let integers = |w: &[i16], matrix: Matrix| {
+        let arithmetic = arithmetic(choose_kernel(&matrix, format));
+        (formats::pack_integer(arithmetic, wanted, n, k, w), matrix)
+    };
     Ok(match tensor.data() {
-        Data::F32(w) => (formats::pack(format, n, k, w), SparsityPattern::of(w, n, k)),
+        Data::F32(w) => {
+            let matrix = Matrix::floats(SparsityPattern::of(w, n, k));
+            (formats::pack(wanted, n, k, w), matrix)
+        }
         Data::I8(w) => {
             let wide: Vec<i16> = w.iter().map(|&w| i16::from(w)).collect();
-            (
-                pack_integers(format, n, k, &wide),
-                SparsityPattern::of(w, n, k),
-            )
+            integers(&wide, Matrix::integers(w, n, k))
         }
-        Data::I16(w) => (pack_integers(format, n, k, w), SparsityPattern::of(w, n, k)),
+        Data::I16(w) => integers(w, Matrix::integers(w, n, k)),
         _ => {
             let message = format!("packs a weight of {}", tensor.dtype());
             return Err(unsupported(graph, node, &message));
@@ -134,21 +134,15 @@ fn packed_tensor(
     })
 }
 
-/// Integers in the arithmetic that a format stands for: bytes where it is dense or has blocks of inputs, or where singles do not fit.
-fn pack_integers(
-    format: PlanFormat,
-    n: usize,
-    k: usize,
-    w: &[i16],
-) -> Result<PackedMatrix, FormatError> {
-    let arithmetic = match format {
-        PlanFormat::Dense | PlanFormat::Bsr { r: 1, .. } => Arithmetic::Bytes,
-        PlanFormat::Unstructured | PlanFormat::Bsr { .. } if formats::fits_singles(k, w) => {
+/// What the kernel of integers computes in.
+fn arithmetic(chosen: Choice) -> Arithmetic {
+    match chosen.kernel {
+        Kernel::Bytes => Arithmetic::Bytes,
+        Kernel::Words => Arithmetic::Words,
+        Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => {
             Arithmetic::Singles
         }
-        PlanFormat::Unstructured | PlanFormat::Bsr { .. } => Arithmetic::Bytes,
-    };
-    formats::pack_integer(arithmetic, format, n, k, w)
+    }
 }
 
 /// The elements as little-endian bytes, borrowed where the machine is little-endian.

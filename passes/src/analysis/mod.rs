@@ -3,6 +3,7 @@
 pub mod access;
 pub mod affine;
 pub mod cost;
+pub mod integers;
 pub mod padding;
 pub mod sparse;
 pub mod sparsity;

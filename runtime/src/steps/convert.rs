@@ -120,6 +120,9 @@ pub(super) fn transpose(
 /// Panels to row-major.
 pub(crate) struct FromPanels {
     x: usize,
+    /// Elements are bytes, of which four features are a dword.
+    in_bytes: bool,
+    features: usize,
     shape: PanelShape,
     parts: Parts,
 }
@@ -134,13 +137,15 @@ impl FromPanels {
                 sizes.shape(out)
             ));
         }
-        let shape = sizes.panels(x);
+        let (shape, features) = (sizes.panels(x), sizes.features(x));
         let tokens = |p: usize| {
-            let start = p * shape.width * shape.features;
-            start..start + shape.tokens_in(p) * shape.features
+            let start = p * shape.width * features;
+            start..start + shape.tokens_in(p) * features
         };
         Ok(FromPanels {
             x,
+            in_bytes: sizes.dtype(x) == DType::U8,
+            features,
             shape,
             parts: Parts::new((0..shape.n_panels()).map(tokens).collect()),
         })
@@ -149,9 +154,14 @@ impl FromPanels {
     pub(super) fn run(
         &self,
         reads: &Reads<'_>,
-        out: &mut [f32],
+        out: &mut [u8],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
+        if self.in_bytes {
+            return self.run_bytes(reads, out, workers);
+        }
+        let out: &mut [f32] =
+            bytemuck::try_cast_slice_mut(out).expect("buffers are aligned and hold dwords");
         let (x, k) = (reads.panels(self.x), self.shape.features);
         workers.team.for_each_part(&self.parts, out, |p, _, y| {
             let (x, stride) = (&x[self.shape.panel(p)], self.shape.stride(p));
@@ -165,6 +175,24 @@ impl FromPanels {
                     {
                         *y = row[t];
                     }
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn run_bytes(
+        &self,
+        reads: &Reads<'_>,
+        out: &mut [u8],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        let (x, k) = (reads.panels(self.x), self.features);
+        workers.team.for_each_part(&self.parts, out, |p, _, y| {
+            let (quads, stride) = (&x[self.shape.panel(p)], self.shape.stride(p));
+            for (t, token) in y.chunks_exact_mut(k.max(1)).enumerate() {
+                for (y, row) in token.chunks_mut(4).zip(quads.chunks_exact(stride)) {
+                    y.copy_from_slice(&row[t].to_bits().to_le_bytes()[..y.len()]);
                 }
             }
         })?;

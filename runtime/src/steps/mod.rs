@@ -271,14 +271,15 @@ impl Bound {
         out: &mut [u8],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        if let Bound::Elementwise(step) = self {
-            return step.run(reads, out, workers);
+        match self {
+            Bound::Elementwise(step) => return step.run(reads, out, workers),
+            Bound::FromPanels(step) => return step.run(reads, out, workers),
+            _ => {}
         }
         let out =
             bytemuck::try_cast_slice_mut(out).expect("buffers are aligned and steps write dwords");
         match self {
             Bound::ToPanels(step) => step.run(reads, out, workers),
-            Bound::FromPanels(step) => step.run(reads, out, workers),
             Bound::EmbeddingLookup(step) => step.run(reads, out, workers),
             Bound::Norm(step) => step.run(reads, out, workers),
             Bound::Linear(step) => step.run(reads, out, workers),
@@ -286,7 +287,7 @@ impl Bound {
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::Elementwise(_) => unreachable!("ran above"),
+            Bound::FromPanels(_) | Bound::Elementwise(_) => unreachable!("ran above"),
             Bound::MatMul(step) => step.run(reads, out, workers),
             Bound::Softmax(step) => step.run(reads, out, workers),
         }

@@ -101,7 +101,7 @@ pub fn stored_format_of(arithmetic: Arithmetic, format: WeightFormat, k: usize) 
 pub const MAX_ROW_SUM: u32 = (1 << 24) / 255;
 
 /// True if every row of the integers `w`, row-major with `k` columns, keeps to [`MAX_ROW_SUM`].
-pub fn fits_singles(k: usize, w: &[i16]) -> bool {
+fn fits_singles(k: usize, w: &[i16]) -> bool {
     let sum = |row: &[i16]| row.iter().map(|w| u64::from(w.unsigned_abs())).sum::<u64>();
     w.chunks(k.max(1))
         .all(|row| sum(row) <= u64::from(MAX_ROW_SUM))
