@@ -170,6 +170,24 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.row_major_f32(cx.input(0)?)?;
             cx.row_major_f32(cx.output())
         }
+        StepKind::Reduce { reduction, axes } => {
+            cx.row_major_unary()?;
+            let dtype = cx.dtype(cx.output());
+            if !reduction.takes(dtype.name()) {
+                return Err(format!("{reduction} of {dtype}"));
+            }
+            let (before, after) = (cx.rank(cx.input(0)?), cx.rank(cx.output()));
+            if axes.is_empty() || before < axes.end as usize {
+                return Err(format!("dimensions {axes:?} of {before}"));
+            }
+            if after != before && after + axes.len() != before {
+                return Err(format!(
+                    "{} of {before} dimensions leave {after}",
+                    axes.len()
+                ));
+            }
+            Ok(())
+        }
     }
 }
 
@@ -249,6 +267,18 @@ impl Operands<'_> {
     fn row_major(&self, v: usize) -> Result<(), String> {
         if self.values[v].layout != Layout::RowMajor {
             return Err(format!("{}: expected a row-major value", self.name(v)));
+        }
+        Ok(())
+    }
+
+    /// One row-major operand, and a row-major result of the same element type.
+    fn row_major_unary(&self) -> Result<(), String> {
+        self.counts(1, 1)?;
+        let (x, out) = (self.input(0)?, self.output());
+        self.row_major(x)?;
+        self.row_major(out)?;
+        if self.dtype(x) != self.dtype(out) {
+            return Err(format!("expected {} as result", self.dtype(x)));
         }
         Ok(())
     }

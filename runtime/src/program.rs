@@ -221,7 +221,8 @@ impl Program {
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
-                | StepKind::Softmax => Op::Panels,
+                | StepKind::Softmax
+                | StepKind::Reduce { .. } => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

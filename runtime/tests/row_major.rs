@@ -2,8 +2,10 @@
 
 mod net;
 
-use lancet_artifact::{Dim, Layout, StepKind};
-use lancet_ops::{Attributes, Operator, Tensor};
+use std::ops::Range;
+
+use lancet_artifact::{Dim, Layout, Plan, Reduction, StepKind};
+use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 use lancet_runtime::{Kernels, Model, ModelOptions, Session};
 use net::{Net, views};
 
@@ -35,6 +37,26 @@ fn close(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) {
             }
         }
     }
+}
+
+/// Runs with one thread and with several, which must give the same bits.
+fn run(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) -> Tensor {
+    let found = [1, 3].map(|threads| {
+        let options = ModelOptions {
+            threads: Some(threads),
+            ..ModelOptions::default()
+        };
+        let model =
+            Model::from_parts(net.plan.clone(), &net.weights, &options).expect("a valid plan");
+        let mut found = Session::new(&model).run(&views(inputs)).expect("runs");
+        found.remove(0).1
+    });
+    assert_eq!(
+        format!("{:?}", found[0]),
+        format!("{:?}", found[1]),
+        "{what}"
+    );
+    found.into_iter().next().expect("two results")
 }
 
 fn dims(shape: &[usize]) -> Vec<Dim> {
@@ -105,4 +127,184 @@ fn softmax_of_rows_of_every_length() {
         let inputs = [("x", Tensor::new(shape, values))];
         close(&net, &inputs, &format!("softmax of {shape:?}"));
     }
+}
+
+/// A plan of one reduction of input `x` over `axes`, which stay as ones or leave.
+fn reduction(
+    reduction: Reduction,
+    dtype: &str,
+    shape: &[usize],
+    axes: &Range<u32>,
+    keepdims: bool,
+) -> Net {
+    let mut net = Net::default();
+    let x = net.input("x", dtype, &dims(shape));
+    let names: Vec<i64> = axes.clone().map(i64::from).collect();
+    let names = net.meant(Tensor::new([names.len()], names));
+    let attributes = Attributes::new().with("keepdims", Attribute::Int(i64::from(keepdims)));
+    let op = Operator::from_text(reduction.name()).expect("an operator");
+    let result: Vec<usize> = (0u32..)
+        .zip(shape)
+        .filter(|(d, _)| keepdims || !axes.contains(d))
+        .map(|(d, &n)| if axes.contains(&d) { 1 } else { n })
+        .collect();
+    let axes = axes.clone();
+    let y = net.step_of(
+        dtype,
+        StepKind::Reduce { reduction, axes },
+        &[Some(x)],
+        (&dims(&result), Layout::RowMajor),
+        (op, attributes, vec![Some(x), Some(names)]),
+    );
+    net.output("y", y);
+    net
+}
+
+const REDUCED: [(&[usize], Range<u32>); 14] = [
+    (&[1], 0..1),
+    (&[3, 5], 1..2),
+    (&[3, 5], 0..1),
+    (&[3, 5], 0..2),
+    (&[2, 4, 7, 33], 3..4),
+    (&[2, 3, 5, 8], 2..4),
+    (&[2, 37, 130], 1..2),
+    (&[3, 2, 3, 9], 1..3),
+    (&[70, 9000], 1..2),
+    (&[500, 70], 0..1),
+    (&[2, 0], 1..2),
+    (&[0, 3], 1..2),
+    (&[2, 0, 3], 1..2),
+    (&[2, 3, 0], 1..2),
+];
+
+#[test]
+fn reductions_of_floats() {
+    for (shape, axes) in REDUCED {
+        for keepdims in [false, true] {
+            for r in Reduction::ALL {
+                let mut net = reduction(r, "f32", shape, &axes, keepdims);
+                let n = shape.iter().product();
+                // Sums that only a wide accumulator keeps.
+                let large = |(i, v): (usize, f32)| if i % 7 == 3 { 1e6 * v } else { v };
+                let values: Vec<f32> = net.random(n).into_iter().enumerate().map(large).collect();
+                let inputs = [("x", Tensor::new(shape, values))];
+                let what = format!("{r} of {shape:?} over {axes:?}, keepdims {keepdims}");
+                let (found, expected) =
+                    (run(&net, &inputs, &what), net.reference(&inputs).remove(0));
+                assert_eq!(found.shape(), expected.shape(), "{what}");
+                let both = (found.as_slice::<f32>(), expected.as_slice::<f32>());
+                let (Some(found), Some(expected)) = both else {
+                    panic!("{what}: not of f32");
+                };
+                for (f, e) in found.iter().zip(expected) {
+                    let near = (f - e).abs() <= f32::EPSILON * e.abs();
+                    assert!(
+                        near || f == e || (f.is_nan() && e.is_nan()),
+                        "{what}: {f}, expected {e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reductions_of_integers_wrap() {
+    for (shape, axes) in REDUCED {
+        for r in [Reduction::Sum, Reduction::Max, Reduction::Min] {
+            let what = format!("{r} of {shape:?} over {axes:?}");
+            let n = shape.iter().product::<usize>() as u64;
+            let values = (0..n).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64);
+            let words: Vec<i64> = values.collect();
+            let halves: Vec<i32> = words.iter().map(|&v| (v >> 32) as i32).collect();
+            for x in [Tensor::new(shape, words), Tensor::new(shape, halves)] {
+                let net = reduction(r, x.dtype().name(), shape, &axes, true);
+                let inputs = [("x", x)];
+                assert_eq!(
+                    run(&net, &inputs, &what),
+                    net.reference(&inputs).remove(0),
+                    "{what}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_so_wherever_it_stands() {
+    for r in Reduction::ALL {
+        for at in 0..19 {
+            for (shape, axes) in [([1, 19], 1..2), ([19, 1], 0..1)] {
+                let net = reduction(r, "f32", &shape, &axes, true);
+                let mut values = vec![f32::INFINITY; 19];
+                values[at] = f32::NAN;
+                let found = run(&net, &[("x", Tensor::new(shape, values))], r.name());
+                assert!(
+                    found.as_slice::<f32>().expect("f32")[0].is_nan(),
+                    "{r}, {at}"
+                );
+            }
+        }
+    }
+}
+
+/// Why a plan is refused when it is loaded, or else when it runs on an input of this shape.
+fn refusal(plan: Plan, shape: &[usize], dtype: DType) -> String {
+    let options = ModelOptions::default();
+    match Model::from_parts(plan, &lancet_artifact::Weights::new(), &options) {
+        Err(e) => e.to_string(),
+        Ok(model) => {
+            let x = Tensor::zeros(dtype, shape);
+            let inputs = [("x", x)];
+            let error = Session::new(&model)
+                .run(&views(&inputs))
+                .expect_err("refused");
+            error.to_string()
+        }
+    }
+}
+
+#[test]
+fn reductions_that_make_no_sense_are_refused() {
+    let good = || reduction(Reduction::Mean, "f32", &[2, 3, 4], &(1..2), false).plan;
+    let refused = |change: &dyn Fn(&mut Plan), expected: &str| {
+        let mut plan = good();
+        change(&mut plan);
+        let dtype = plan.values[0].dtype.parse().expect("a type");
+        let found = refusal(plan, &[2, 3, 4], dtype);
+        assert!(
+            found.contains(expected),
+            "expected {expected}, found {found}"
+        );
+    };
+    let axes = |axes: Range<u32>| {
+        move |plan: &mut Plan| {
+            let reduction = Reduction::Mean;
+            let axes = axes.clone();
+            plan.steps[0].kind = StepKind::Reduce { reduction, axes };
+        }
+    };
+    refused(&axes(1..1), "dimensions 1..1 of 3");
+    refused(&axes(Range { start: 2, end: 1 }), "dimensions 2..1 of 3");
+    refused(&axes(2..4), "dimensions 2..4 of 3");
+    refused(&axes(0..u32::MAX), "of 3");
+    refused(&axes(1..3), "2 of 3 dimensions leave 2");
+    refused(&axes(2..3), "[2, 3, 4] to [2, 4]");
+    refused(
+        &|p| p.values[1].shape[1] = Dim::fixed(5),
+        "[2, 3, 4] to [2, 5]",
+    );
+    refused(
+        &|p| p.values[1].dtype = "i32".to_owned(),
+        "expected f32 as result",
+    );
+    refused(
+        &|p| p.values.iter_mut().for_each(|v| v.dtype = "i32".to_owned()),
+        "reduce_mean of i32",
+    );
+    refused(
+        &|p| p.values[1].layout = Layout::Panels,
+        "expected a row-major value",
+    );
+    refused(&|p| p.steps[0].inputs.clear(), "inputs");
 }

@@ -179,7 +179,8 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::RangeScale
             | StepKind::RangeZeroPoint
             | StepKind::ToPanels
-            | StepKind::FromPanels => {}
+            | StepKind::FromPanels
+            | StepKind::Reduce { .. } => {}
         }
     }
     specs

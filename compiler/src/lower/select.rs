@@ -1,7 +1,8 @@
 //! Which step a node becomes.
 
 use lancet_artifact::{
-    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, StepKind,
+    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, Reduction,
+    StepKind,
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
@@ -80,6 +81,10 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
             }
+            if let Some(kind) = reduction(graph, node, *op, attributes) {
+                let operands = operands[..1].to_vec();
+                return Ok(Selected::Step { kind, operands });
+            }
             if let Some((body, operands)) = row_major_elementwise(graph, node, *op, attributes) {
                 let kind = StepKind::Elementwise { body };
                 return Ok(Selected::Step { kind, operands });
@@ -121,6 +126,48 @@ fn row_major(
         }
         _ => None,
     }
+}
+
+/// The step of a reduction over dimensions that follow each other.
+fn reduction(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<StepKind> {
+    let reduction: Reduction = op.schema().text.parse().ok()?;
+    let x = graph.ty(graph.operand(node, 0)?);
+    let rank = x.rank() as i64;
+    let axes = match graph.operand(node, 1) {
+        Some(axes) => graph.constant(axes)?.as_slice::<i64>()?,
+        None => &[],
+    };
+    let mut axes: Vec<i64> = axes
+        .iter()
+        .map(|&a| if a < 0 { a + rank } else { a })
+        .collect();
+    axes.sort_unstable();
+    if axes.is_empty() && attributes.int_or("noop_with_empty_axes", 0) == 0 {
+        axes = (0..rank).collect();
+    }
+    let (first, last) = (*axes.first()?, *axes.last()?);
+    let neighbours = axes.iter().copied().eq(first..=last);
+    (reduction.takes(x.dtype.name()) && neighbours && sizes_are_known(graph, node)).then(|| {
+        StepKind::Reduce {
+            reduction,
+            axes: first as u32..last as u32 + 1,
+        }
+    })
+}
+
+/// Whether the first result has sizes of operands only. Another one is known only when the operator has run.
+fn sizes_are_known(graph: &Graph, node: NodeId) -> bool {
+    let operands = graph.operands(node);
+    let known = |d: &Dim| {
+        let of_operand = |&v: &Value| graph.ty(v).shape.contains(d);
+        d.as_fixed().is_some() || operands.iter().flatten().any(of_operand)
+    };
+    graph.ty(Value { node, result: 0 }).shape.iter().all(known)
 }
 
 /// The step of an operator whose result is in token panels.
@@ -245,11 +292,9 @@ fn row_major_elementwise(
     let held = (dtypes.iter().copied())
         .chain(inferred.iter().flat_map(|t| [t.0, t.1]))
         .all(holds);
-    // A size that no operand has is known only when the operator has run.
-    let known = |d: &Dim| d.as_fixed().is_some() || types.iter().any(|t| t.shape.contains(d));
     let fits = types.iter().all(|t| t.rank() <= result.rank());
     let few = operands.len() <= MAX_OPERANDS;
-    (held && fits && few && result.shape.iter().all(known)).then_some((body, operands))
+    (held && fits && few && sizes_are_known(graph, node)).then_some((body, operands))
 }
 
 fn plan_attributes(attributes: &Attributes) -> Vec<(String, PlanAttribute)> {

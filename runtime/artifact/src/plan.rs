@@ -7,7 +7,9 @@
 //! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
 //! runtime places it when the sizes are known.
 
-use crate::{Activation, Arithmetic, Vertical, WeightFormat};
+use std::ops::Range;
+
+use crate::{Activation, Arithmetic, Reduction, Vertical, WeightFormat};
 
 /// A compiled model without its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -243,6 +245,12 @@ pub enum StepKind {
     MatMul,
     /// Softmax over the last dimension, row-major `f32`.
     Softmax,
+    /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
+    /// ones in the output, or left out.
+    Reduce {
+        reduction: Reduction,
+        axes: Range<u32>,
+    },
 }
 
 impl StepKind {
@@ -269,6 +277,7 @@ impl StepKind {
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
             StepKind::Softmax => "softmax",
+            StepKind::Reduce { reduction, .. } => reduction.name(),
         }
     }
 }

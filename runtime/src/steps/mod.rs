@@ -15,6 +15,7 @@ pub(crate) mod linear;
 mod matmul;
 mod norm;
 pub(crate) mod range;
+mod reduce;
 pub(crate) mod sizes;
 mod softmax;
 mod vertical;
@@ -46,6 +47,7 @@ pub(crate) enum Bound {
     Elementwise(elementwise::Elementwise),
     MatMul(matmul::MatMul),
     Softmax(softmax::Softmax),
+    Reduce(reduce::Reduce),
 }
 
 /// Why a step stopped.
@@ -252,6 +254,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         }
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
         StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
+        StepKind::Reduce { reduction, axes } => {
+            Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
+        }
         StepKind::Portable { .. }
         | StepKind::Dims(_)
         | StepKind::View
@@ -271,8 +276,10 @@ impl Bound {
         out: &mut [u8],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        if let Bound::Elementwise(step) = self {
-            return step.run(reads, out, workers);
+        match self {
+            Bound::Elementwise(step) => return step.run(reads, out, workers),
+            Bound::Reduce(step) => return step.run(reads, out, workers),
+            _ => {}
         }
         let out =
             bytemuck::try_cast_slice_mut(out).expect("buffers are aligned and steps write dwords");
@@ -286,7 +293,7 @@ impl Bound {
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::Elementwise(_) => unreachable!("ran above"),
+            Bound::Elementwise(_) | Bound::Reduce(_) => unreachable!("ran above"),
             Bound::MatMul(step) => step.run(reads, out, workers),
             Bound::Softmax(step) => step.run(reads, out, workers),
         }
@@ -307,6 +314,7 @@ impl Bound {
             Bound::Elementwise(step) => (step.kernel_name(), "interpreted_elementwise"),
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
+            Bound::Reduce(step) => (None, step.name()),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -325,7 +333,8 @@ impl Bound {
             | Bound::Elementwise(_)
             | Bound::Vertical(_)
             | Bound::Range(_)
-            | Bound::Softmax(_) => 0,
+            | Bound::Softmax(_)
+            | Bound::Reduce(_) => 0,
         }
     }
 }
