@@ -11,6 +11,28 @@ fn kinds(text: &str) -> Vec<StepKind> {
 }
 
 #[test]
+fn transpositions_have_a_step() {
+    for (operation, expected) in [
+        ("transpose %x", [2, 1, 0]),
+        ("transpose %x {perm = [1, 0, 2]}", [1, 0, 2]),
+        ("transpose %x {perm = [-3, -1, 1]}", [0, 2, 1]),
+    ] {
+        let text = format!(
+            "graph @g(%x: bool[b, s, 4]) dims(b, s) {{
+               %y = {operation}
+               return %y
+             }}"
+        );
+        let permutation = expected.to_vec();
+        assert_eq!(
+            kinds(&text),
+            [StepKind::Transpose { permutation }],
+            "{operation}"
+        );
+    }
+}
+
+#[test]
 fn reductions_over_neighbouring_dimensions_have_a_step() {
     for (operation, axes) in [
         ("reduce_sum %x, @last", Some(2..3)),

@@ -188,6 +188,16 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             }
             Ok(())
         }
+        StepKind::Transpose { permutation } => {
+            cx.row_major_unary()?;
+            let rank = cx.rank(cx.input(0)?);
+            let mut dims = permutation.clone();
+            dims.sort_unstable();
+            if !dims.into_iter().eq(0..rank as u32) || cx.rank(cx.output()) != rank {
+                return Err(format!("{permutation:?} is no order of {rank} dimensions"));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -222,7 +222,8 @@ impl Program {
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
                 | StepKind::Softmax
-                | StepKind::Reduce { .. } => Op::Panels,
+                | StepKind::Reduce { .. }
+                | StepKind::Transpose { .. } => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

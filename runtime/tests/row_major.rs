@@ -308,3 +308,125 @@ fn reductions_that_make_no_sense_are_refused() {
     );
     refused(&|p| p.steps[0].inputs.clear(), "inputs");
 }
+
+/// A plan of one transposition of input `x`.
+fn transposition(dtype: &str, shape: &[usize], permutation: &[u32]) -> Net {
+    let mut net = Net::default();
+    let x = net.input("x", dtype, &dims(shape));
+    let perm = permutation.iter().map(|&d| i64::from(d)).collect();
+    let attributes = Attributes::new().with("perm", Attribute::Ints(perm));
+    let result: Vec<usize> = permutation.iter().map(|&d| shape[d as usize]).collect();
+    let permutation = permutation.to_vec();
+    let y = net.step_of(
+        dtype,
+        StepKind::Transpose { permutation },
+        &[Some(x)],
+        (&dims(&result), Layout::RowMajor),
+        (Operator::Transpose, attributes, vec![Some(x)]),
+    );
+    net.output("y", y);
+    net
+}
+
+/// Every order of `0..n`.
+fn orders(n: u32) -> Vec<Vec<u32>> {
+    let Some(last) = n.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
+    let with_last = |order: Vec<u32>| {
+        (0..n as usize).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(with_last).collect()
+}
+
+#[test]
+fn transpositions_of_every_order() {
+    for shape in [
+        &[][..],
+        &[7],
+        &[1, 1],
+        &[3, 1],
+        &[5, 37],
+        &[300, 70],
+        &[2, 17, 33],
+        &[3, 1, 40],
+        &[2, 3, 5, 16],
+        &[2, 19, 4, 8],
+        &[1, 2, 1, 3, 2],
+        &[2, 0, 3],
+        &[0, 1],
+    ] {
+        for order in orders(shape.len() as u32) {
+            let n = shape.iter().product::<usize>();
+            let floats: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let bytes: Vec<i8> = (0..n).map(|i| (i * 7) as i8).collect();
+            let flags: Vec<bool> = (0..n).map(|i| i % 3 == 1).collect();
+            let halves: Vec<u16> = (0..n).map(|i| i as u16).collect();
+            let words: Vec<i64> = (0..n).map(|i| -(i as i64)).collect();
+            for x in [
+                Tensor::new(shape, floats),
+                Tensor::new(shape, bytes),
+                Tensor::new(shape, flags),
+                Tensor::new(shape, halves),
+                Tensor::new(shape, words),
+            ] {
+                let what = format!("{order:?} of {}{shape:?}", x.dtype());
+                let net = transposition(x.dtype().name(), shape, &order);
+                let inputs = [("x", x)];
+                assert_eq!(
+                    run(&net, &inputs, &what),
+                    net.reference(&inputs).remove(0),
+                    "{what}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn transpositions_that_make_no_sense_are_refused() {
+    let refused = |change: &dyn Fn(&mut Plan), expected: &str| {
+        let mut plan = transposition("f32", &[2, 3, 4], &[0, 2, 1]).plan;
+        change(&mut plan);
+        let found = refusal(plan, &[2, 3, 4], DType::F32);
+        assert!(
+            found.contains(expected),
+            "expected {expected}, found {found}"
+        );
+    };
+    for permutation in [
+        &[0, 1][..],
+        &[0, 1, 1],
+        &[0, 1, 3],
+        &[0, 1, 2, 3],
+        &[0, 1, u32::MAX],
+    ] {
+        let permutation = permutation.to_vec();
+        let order = move |plan: &mut Plan| {
+            let permutation = permutation.clone();
+            plan.steps[0].kind = StepKind::Transpose { permutation };
+        };
+        refused(&order, "is no order of 3 dimensions");
+    }
+    refused(
+        &|p| p.values[1].shape.truncate(2),
+        "is no order of 3 dimensions",
+    );
+    refused(
+        &|p| p.values[1].shape[0] = Dim::fixed(4),
+        "[2, 3, 4] to [4, 4, 3]",
+    );
+    refused(
+        &|p| p.values[1].dtype = "i32".to_owned(),
+        "expected f32 as result",
+    );
+    refused(
+        &|p| p.values[1].layout = Layout::Panels,
+        "expected a row-major value",
+    );
+    refused(&|p| p.steps[0].outputs.clear(), "");
+}

@@ -180,7 +180,8 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::RangeZeroPoint
             | StepKind::ToPanels
             | StepKind::FromPanels
-            | StepKind::Reduce { .. } => {}
+            | StepKind::Reduce { .. }
+            | StepKind::Transpose { .. } => {}
         }
     }
     specs

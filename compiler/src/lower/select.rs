@@ -81,6 +81,9 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
             }
+            if *op == Operator::Transpose && sizes_are_known(graph, node) {
+                return step(transpose(graph, node, attributes));
+            }
             if let Some(kind) = reduction(graph, node, *op, attributes) {
                 let operands = operands[..1].to_vec();
                 return Ok(Selected::Step { kind, operands });
@@ -128,6 +131,22 @@ fn row_major(
     }
 }
 
+/// Dimensions of which negative ones count from the end.
+fn from_start(dims: &[i64], rank: usize) -> Vec<u32> {
+    let place = |&d: &i64| (if d < 0 { d + rank as i64 } else { d }) as u32;
+    dims.iter().map(place).collect()
+}
+
+/// The step of a transposition.
+fn transpose(graph: &Graph, node: NodeId, attributes: &Attributes) -> StepKind {
+    let rank = graph.ty(Value { node, result: 0 }).rank() as u32;
+    let permutation = match attributes.ints("perm") {
+        Some(perm) => from_start(perm, rank as usize),
+        None => (0..rank).rev().collect(),
+    };
+    StepKind::Transpose { permutation }
+}
+
 /// The step of a reduction over dimensions that follow each other.
 fn reduction(
     graph: &Graph,
@@ -137,25 +156,21 @@ fn reduction(
 ) -> Option<StepKind> {
     let reduction: Reduction = op.schema().text.parse().ok()?;
     let x = graph.ty(graph.operand(node, 0)?);
-    let rank = x.rank() as i64;
     let axes = match graph.operand(node, 1) {
         Some(axes) => graph.constant(axes)?.as_slice::<i64>()?,
         None => &[],
     };
-    let mut axes: Vec<i64> = axes
-        .iter()
-        .map(|&a| if a < 0 { a + rank } else { a })
-        .collect();
+    let mut axes = from_start(axes, x.rank());
     axes.sort_unstable();
     if axes.is_empty() && attributes.int_or("noop_with_empty_axes", 0) == 0 {
-        axes = (0..rank).collect();
+        axes = (0..x.rank() as u32).collect();
     }
     let (first, last) = (*axes.first()?, *axes.last()?);
     let neighbours = axes.iter().copied().eq(first..=last);
     (reduction.takes(x.dtype.name()) && neighbours && sizes_are_known(graph, node)).then(|| {
         StepKind::Reduce {
             reduction,
-            axes: first as u32..last as u32 + 1,
+            axes: first..last + 1,
         }
     })
 }

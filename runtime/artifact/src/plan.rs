@@ -251,6 +251,8 @@ pub enum StepKind {
         reduction: Reduction,
         axes: Range<u32>,
     },
+    /// Dimension `i` of the output is dimension `permutation[i]` of the input; row-major, of any element type.
+    Transpose { permutation: Vec<u32> },
 }
 
 impl StepKind {
@@ -278,6 +280,7 @@ impl StepKind {
             StepKind::MatMul => "matmul",
             StepKind::Softmax => "softmax",
             StepKind::Reduce { reduction, .. } => reduction.name(),
+            StepKind::Transpose { .. } => "transpose",
         }
     }
 }

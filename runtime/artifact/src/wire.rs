@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -150,6 +150,8 @@ enum KindMessage {
     Elementwise(StrsMessage),
     #[prost(message, tag = "27")]
     Reduce(ReduceMessage),
+    #[prost(message, tag = "28")]
+    Transpose(DimensionsMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -189,6 +191,12 @@ struct ReduceMessage {
     start: u32,
     #[prost(uint32, tag = "3")]
     end: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DimensionsMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    values: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -512,6 +520,9 @@ fn step_message(step: &Step) -> StepMessage {
                 start: axes.start,
                 end: axes.end,
             }),
+            StepKind::Transpose { permutation } => KindMessage::Transpose(DimensionsMessage {
+                values: permutation.clone(),
+            }),
             StepKind::IntegerLinear { matrix, tail } => {
                 KindMessage::IntegerLinear(IntegerLinearMessage {
                     matrix: *matrix,
@@ -576,6 +587,9 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::Reduce(ref m)) => StepKind::Reduce {
             reduction: (m.reduction.parse::<Reduction>()).map_err(|e| error(e.to_string()))?,
             axes: m.start..m.end,
+        },
+        Some(KindMessage::Transpose(m)) => StepKind::Transpose {
+            permutation: m.values,
         },
         Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
             matrix: m.matrix,

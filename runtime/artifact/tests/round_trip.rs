@@ -125,6 +125,7 @@ fn kind() -> impl Strategy<Value = StepKind> {
                 reduction,
                 axes: start..end,
             }),
+        vec(any::<u32>(), 0..5).prop_map(|permutation| StepKind::Transpose { permutation }),
         (any::<u32>(), proptest::option::of(vertical()))
             .prop_map(|(matrix, tail)| StepKind::IntegerLinear { matrix, tail }),
         vertical().prop_map(StepKind::Vertical),

@@ -18,6 +18,7 @@ pub(crate) mod range;
 mod reduce;
 pub(crate) mod sizes;
 mod softmax;
+mod transpose;
 mod vertical;
 
 use std::cell::RefCell;
@@ -48,6 +49,7 @@ pub(crate) enum Bound {
     MatMul(matmul::MatMul),
     Softmax(softmax::Softmax),
     Reduce(reduce::Reduce),
+    Transpose(transpose::Transpose),
 }
 
 /// Why a step stopped.
@@ -257,6 +259,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         StepKind::Reduce { reduction, axes } => {
             Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
         }
+        StepKind::Transpose { permutation } => {
+            Bound::Transpose(transpose::Transpose::bind(sizes, permutation)?)
+        }
         StepKind::Portable { .. }
         | StepKind::Dims(_)
         | StepKind::View
@@ -279,6 +284,7 @@ impl Bound {
         match self {
             Bound::Elementwise(step) => return step.run(reads, out, workers),
             Bound::Reduce(step) => return step.run(reads, out, workers),
+            Bound::Transpose(step) => return step.run(reads, out, workers),
             _ => {}
         }
         let out =
@@ -293,7 +299,9 @@ impl Bound {
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::Elementwise(_) | Bound::Reduce(_) => unreachable!("ran above"),
+            Bound::Elementwise(_) | Bound::Reduce(_) | Bound::Transpose(_) => {
+                unreachable!("ran above")
+            }
             Bound::MatMul(step) => step.run(reads, out, workers),
             Bound::Softmax(step) => step.run(reads, out, workers),
         }
@@ -315,6 +323,7 @@ impl Bound {
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
             Bound::Reduce(step) => (None, step.name()),
+            Bound::Transpose(_) => (None, "transpose"),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -334,7 +343,8 @@ impl Bound {
             | Bound::Vertical(_)
             | Bound::Range(_)
             | Bound::Softmax(_)
-            | Bound::Reduce(_) => 0,
+            | Bound::Reduce(_)
+            | Bound::Transpose(_) => 0,
         }
     }
 }

@@ -59,13 +59,9 @@ impl Reduce {
             return Err(format!("{reduction} of shape {from:?} to {to:?}"));
         }
         let n_results: usize = to.iter().product();
-        // Sizes beside one that is zero may be of any magnitude.
+        // Sizes may be of any magnitude beside one that is zero.
         let count = |dims: &[usize]| dims.iter().fold(1, |n: usize, &d| n.saturating_mul(d));
-        let (n, inner) = match n_results {
-            0 => (0, 0),
-            _ if n.contains(&0) => (0, count(inner)),
-            _ => (count(n), count(inner)),
-        };
+        let (n, inner) = (count(n), count(inner));
         let per_task = (TASK / n.max(1)).max(1);
         let per_task = match inner {
             1 => per_task,

@@ -416,6 +416,17 @@ pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net
     let shape = [b, Dim::fixed(k as i64)];
     let mean = net.step(mean, &[Some(out)], &shape, Layout::RowMajor, meaning);
     net.output("mean", mean);
+    let attributes = Attributes::new().with("perm", Attribute::Ints(vec![1, 0]));
+    let meaning = (Operator::Transpose, attributes, vec![Some(mean)]);
+    let permutation = vec![1, 0];
+    let turned = net.step(
+        StepKind::Transpose { permutation },
+        &[Some(mean)],
+        &[shape[1].clone(), shape[0].clone()],
+        Layout::RowMajor,
+        meaning,
+    );
+    net.output("turned", turned);
     net
 }
 
