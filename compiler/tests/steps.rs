@@ -33,6 +33,59 @@ fn transpositions_have_a_step() {
 }
 
 #[test]
+fn copies_have_a_step() {
+    for (operation, expected) in [
+        ("slice %x, @one, @most, @one", "slice 0, 1, 0"),
+        (
+            "slice %x, @one, @most, @two, @two",
+            "slice 0, 0, 1 by 1, 1, 2",
+        ),
+        ("slice %x, @minus, @most, @two", "slice 0, 0, 3"),
+        ("slice %x, @minus, @most, @one", "portable"),
+        ("slice %x, @one, @two, @one", "portable"),
+        ("slice %x, @one, %n, @one", "portable"),
+        ("slice %x, @minus, @least, @two, @minus", "portable"),
+        ("concat %x, %x {axis = -1}", "concat 2"),
+        ("pad %x, @pads", "pad 0, 1, 0"),
+        ("pad %x, @two_pads, %value, @one", "pad 0, 2, 0"),
+        ("pad %x, @pads {mode = \"edge\"}", "portable"),
+        ("pad %x, @cut", "portable"),
+    ] {
+        let text = format!(
+            "graph @g(%x: f32[b, s, 4], %n: i64[1], %value: f32[]) dims(b, s) {{
+               const @one: i64[1] = [1]
+               const @two: i64[1] = [2]
+               const @minus: i64[1] = [-1]
+               const @most: i64[1] = [9223372036854775807]
+               const @least: i64[1] = [-9223372036854775807]
+               const @pads: i64[6] = [0, 1, 0, 0, 0, 3]
+               const @two_pads: i64[2] = [2, 0]
+               const @cut: i64[6] = [0, 1, 0, 0, -1, 3]
+               %y = {operation}
+               return %y
+             }}"
+        );
+        let list = |numbers: &[u32]| {
+            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+            numbers.join(", ")
+        };
+        let found = match &kinds(&text)[..] {
+            [StepKind::Portable { .. }] => "portable".to_owned(),
+            [StepKind::Concat { axis }] => format!("concat {axis}"),
+            [StepKind::Pad { before }] => format!("pad {}", list(before)),
+            [StepKind::Slice { starts, steps }] if steps.iter().all(|&s| s == 1) => {
+                format!("slice {}", list(starts))
+            }
+            [StepKind::Slice { starts, steps }] => {
+                format!("slice {} by {}", list(starts), list(steps))
+            }
+            other => panic!("{operation}: {other:?}"),
+        };
+        assert_eq!(found, expected, "{operation}");
+    }
+}
+
+#[test]
 fn reductions_over_neighbouring_dimensions_have_a_step() {
     for (operation, axes) in [
         ("reduce_sum %x, @last", Some(2..3)),

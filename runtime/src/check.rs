@@ -171,7 +171,8 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.row_major_f32(cx.output())
         }
         StepKind::Reduce { reduction, axes } => {
-            cx.row_major_unary()?;
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
             let dtype = cx.dtype(cx.output());
             if !reduction.takes(dtype.name()) {
                 return Err(format!("{reduction} of {dtype}"));
@@ -189,7 +190,8 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             Ok(())
         }
         StepKind::Transpose { permutation } => {
-            cx.row_major_unary()?;
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
             let rank = cx.rank(cx.input(0)?);
             let mut dims = permutation.clone();
             dims.sort_unstable();
@@ -197,6 +199,38 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
                 return Err(format!("{permutation:?} is no order of {rank} dimensions"));
             }
             Ok(())
+        }
+        StepKind::Slice { starts, steps } => {
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
+            cx.ranks(&[starts.len(), steps.len(), cx.rank(cx.input(0)?)])?;
+            if steps.contains(&0) {
+                return Err("a step is 0".to_owned());
+            }
+            Ok(())
+        }
+        StepKind::Concat { axis } => {
+            cx.counts(1, usize::MAX)?;
+            cx.row_major_alike()?;
+            let inputs = step.inputs.iter().flatten();
+            let ranks: Vec<usize> = inputs.map(|&v| cx.rank(v as usize)).collect();
+            cx.ranks(&ranks)?;
+            if cx.rank(cx.output()) <= *axis as usize {
+                return Err(format!("dimension {axis} of {}", cx.rank(cx.output())));
+            }
+            Ok(())
+        }
+        StepKind::Pad { before } => {
+            cx.counts(1, 2)?;
+            cx.row_major_alike()?;
+            cx.ranks(&[before.len(), cx.rank(cx.input(0)?)])?;
+            let is_one = |v| cx.fixed_shape(v).is_some_and(|s| s.iter().all(|&n| n == 1));
+            match cx.optional(1) {
+                Some(fill) if !is_one(fill) => {
+                    Err(format!("{}: expected one element", cx.name(fill)))
+                }
+                _ => Ok(()),
+            }
         }
     }
 }
@@ -281,14 +315,25 @@ impl Operands<'_> {
         Ok(())
     }
 
-    /// One row-major operand, and a row-major result of the same element type.
-    fn row_major_unary(&self) -> Result<(), String> {
-        self.counts(1, 1)?;
-        let (x, out) = (self.input(0)?, self.output());
-        self.row_major(x)?;
+    /// Operands without a gap and a result, row-major and of one element type.
+    fn row_major_alike(&self) -> Result<(), String> {
+        let out = self.output();
         self.row_major(out)?;
-        if self.dtype(x) != self.dtype(out) {
-            return Err(format!("expected {} as result", self.dtype(x)));
+        for i in 0..self.step.inputs.len() {
+            let x = self.input(i)?;
+            self.row_major(x)?;
+            if self.dtype(x) != self.dtype(out) {
+                return Err(format!("expected {} as result", self.dtype(x)));
+            }
+        }
+        Ok(())
+    }
+
+    /// That these are the rank of the result.
+    fn ranks(&self, ranks: &[usize]) -> Result<(), String> {
+        let rank = self.rank(self.output());
+        if ranks.iter().any(|&r| r != rank) {
+            return Err(format!("ranks {ranks:?} beside that of the result, {rank}"));
         }
         Ok(())
     }

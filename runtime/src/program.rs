@@ -223,7 +223,10 @@ impl Program {
                 | StepKind::MatMul
                 | StepKind::Softmax
                 | StepKind::Reduce { .. }
-                | StepKind::Transpose { .. } => Op::Panels,
+                | StepKind::Transpose { .. }
+                | StepKind::Slice { .. }
+                | StepKind::Concat { .. }
+                | StepKind::Pad { .. } => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

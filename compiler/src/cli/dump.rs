@@ -181,7 +181,10 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::ToPanels
             | StepKind::FromPanels
             | StepKind::Reduce { .. }
-            | StepKind::Transpose { .. } => {}
+            | StepKind::Transpose { .. }
+            | StepKind::Slice { .. }
+            | StepKind::Concat { .. }
+            | StepKind::Pad { .. } => {}
         }
     }
     specs

@@ -81,11 +81,11 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
             }
-            if *op == Operator::Transpose && sizes_are_known(graph, node) {
-                return step(transpose(graph, node, attributes));
-            }
             if let Some(kind) = reduction(graph, node, *op, attributes) {
                 let operands = operands[..1].to_vec();
+                return Ok(Selected::Step { kind, operands });
+            }
+            if let Some((kind, operands)) = copy(graph, node, *op, attributes) {
                 return Ok(Selected::Step { kind, operands });
             }
             if let Some((body, operands)) = row_major_elementwise(graph, node, *op, attributes) {
@@ -137,14 +137,99 @@ fn from_start(dims: &[i64], rank: usize) -> Vec<u32> {
     dims.iter().map(place).collect()
 }
 
-/// The step of a transposition.
-fn transpose(graph: &Graph, node: NodeId, attributes: &Attributes) -> StepKind {
-    let rank = graph.ty(Value { node, result: 0 }).rank() as u32;
-    let permutation = match attributes.ints("perm") {
-        Some(perm) => from_start(perm, rank as usize),
-        None => (0..rank).rev().collect(),
+/// The step, and its operands, of an operator that puts elements elsewhere.
+fn copy(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<(StepKind, Vec<Option<Value>>)> {
+    if !sizes_are_known(graph, node) {
+        return None;
+    }
+    let operands = graph.operands(node);
+    let x = operands.first().copied().flatten()?;
+    let rank = graph.ty(Value { node, result: 0 }).rank();
+    match op {
+        Operator::Transpose => {
+            let permutation = match attributes.ints("perm") {
+                Some(perm) => from_start(perm, rank),
+                None => (0..rank as u32).rev().collect(),
+            };
+            Some((StepKind::Transpose { permutation }, operands))
+        }
+        Operator::Concat => {
+            let axis = from_start(&[attributes.int("axis")?], rank)[0];
+            Some((StepKind::Concat { axis }, operands))
+        }
+        Operator::Slice => Some((slice(graph, node, x)?, vec![Some(x)])),
+        Operator::Pad => {
+            let is_constant = attributes.str("mode").is_none_or(|mode| mode == "constant");
+            let fill = graph.operand(node, 2);
+            let is_one = |v: &Value| {
+                graph
+                    .ty(*v)
+                    .fixed_shape()
+                    .is_some_and(|s| s.iter().all(|&n| n == 1))
+            };
+            if !is_constant || !fill.iter().all(is_one) {
+                return None;
+            }
+            let before = pad(graph, node, rank)?;
+            let operands = std::iter::once(x).chain(fill).map(Some).collect();
+            Some((StepKind::Pad { before }, operands))
+        }
+        _ => None,
+    }
+}
+
+/// The step of a slice forward, from indices that are known.
+fn slice(graph: &Graph, node: NodeId, x: Value) -> Option<StepKind> {
+    let shape = &graph.ty(x).shape;
+    let from = numbers(graph, node, 1)?;
+    let by = match graph.operand(node, 4) {
+        Some(_) => numbers(graph, node, 4)?,
+        None => vec![1; from.len()],
     };
-    StepKind::Transpose { permutation }
+    let axes = axes(graph, node, 3, shape.len(), from.len())?;
+    let (mut starts, mut steps) = (vec![0; shape.len()], vec![1; shape.len()]);
+    for ((&axis, &start), &step) in axes.iter().zip(&from).zip(&by) {
+        let size = shape[axis].as_fixed();
+        let start = match size {
+            Some(n) if start < 0 => start.saturating_add(n).max(0),
+            _ => start,
+        };
+        starts[axis] = u32::try_from(start).ok()?;
+        steps[axis] = u32::try_from(step).ok()?;
+    }
+    Some(StepKind::Slice { starts, steps })
+}
+
+/// What is before the operand in each dimension of a padded tensor, if nothing is cut off.
+fn pad(graph: &Graph, node: NodeId, rank: usize) -> Option<Vec<u32>> {
+    let pads = numbers(graph, node, 1)?;
+    let axes = axes(graph, node, 3, rank, pads.len() / 2)?;
+    let mut before = vec![0; rank];
+    for (i, &axis) in axes.iter().enumerate() {
+        before[axis] = u32::try_from(pads[i]).ok()?;
+        u32::try_from(pads[axes.len() + i]).ok()?;
+    }
+    Some(before)
+}
+
+/// The elements of operand `i`, if they are known.
+fn numbers(graph: &Graph, node: NodeId, i: usize) -> Option<Vec<i64>> {
+    let elements = graph.elements(graph.operand(node, i)?)?;
+    elements.iter().map(Dim::as_fixed).collect()
+}
+
+/// The dimensions that operand `i` names, or else the first `n`.
+fn axes(graph: &Graph, node: NodeId, i: usize, rank: usize, n: usize) -> Option<Vec<usize>> {
+    let axes = match graph.operand(node, i) {
+        Some(_) => from_start(&numbers(graph, node, i)?, rank),
+        None => (0..n as u32).collect(),
+    };
+    Some(axes.into_iter().map(|a| a as usize).collect())
 }
 
 /// The step of a reduction over dimensions that follow each other.
@@ -175,14 +260,17 @@ fn reduction(
     })
 }
 
-/// Whether the first result has sizes of operands only. Another one is known only when the operator has run.
+/// Whether the sizes of the first result follow from sizes of operands, or from those that operands hold. Another one is known
+/// only when the operator has run.
 fn sizes_are_known(graph: &Graph, node: NodeId) -> bool {
     let operands = graph.operands(node);
-    let known = |d: &Dim| {
-        let of_operand = |&v: &Value| graph.ty(v).shape.contains(d);
-        d.as_fixed().is_some() || operands.iter().flatten().any(of_operand)
+    let of_operand = |v: &Value| {
+        let held = graph.elements(*v).unwrap_or_default();
+        graph.ty(*v).shape.iter().chain(held).flat_map(Dim::symbols)
     };
-    graph.ty(Value { node, result: 0 }).shape.iter().all(known)
+    let known: Vec<_> = operands.iter().flatten().flat_map(of_operand).collect();
+    let mut result = graph.ty(Value { node, result: 0 }).shape.iter();
+    result.all(|d| d.symbols().iter().all(|s| known.contains(s)))
 }
 
 /// The step of an operator whose result is in token panels.

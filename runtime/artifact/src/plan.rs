@@ -253,6 +253,13 @@ pub enum StepKind {
     },
     /// Dimension `i` of the output is dimension `permutation[i]` of the input; row-major, of any element type.
     Transpose { permutation: Vec<u32> },
+    /// Every `steps[i]`-th element of dimension `i` from `starts[i]` on, as many as the output has; row-major, of any element type.
+    Slice { starts: Vec<u32>, steps: Vec<u32> },
+    /// The inputs behind each other in one dimension; row-major, of any element type.
+    Concat { axis: u32 },
+    /// The first input from index `before[i]` of each dimension `i` on, and elsewhere the second, one element, or zero; row-major,
+    /// of any element type.
+    Pad { before: Vec<u32> },
 }
 
 impl StepKind {
@@ -281,6 +288,9 @@ impl StepKind {
             StepKind::Softmax => "softmax",
             StepKind::Reduce { reduction, .. } => reduction.name(),
             StepKind::Transpose { .. } => "transpose",
+            StepKind::Slice { .. } => "slice",
+            StepKind::Concat { .. } => "concat",
+            StepKind::Pad { .. } => "pad",
         }
     }
 }

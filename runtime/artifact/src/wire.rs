@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -152,6 +152,12 @@ enum KindMessage {
     Reduce(ReduceMessage),
     #[prost(message, tag = "28")]
     Transpose(DimensionsMessage),
+    #[prost(message, tag = "29")]
+    Slice(SliceMessage),
+    #[prost(uint32, tag = "30")]
+    Concat(u32),
+    #[prost(message, tag = "31")]
+    Pad(DimensionsMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -197,6 +203,14 @@ struct ReduceMessage {
 struct DimensionsMessage {
     #[prost(uint32, repeated, tag = "1")]
     values: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SliceMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    starts: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    steps: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -523,6 +537,14 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::Transpose { permutation } => KindMessage::Transpose(DimensionsMessage {
                 values: permutation.clone(),
             }),
+            StepKind::Slice { starts, steps } => KindMessage::Slice(SliceMessage {
+                starts: starts.clone(),
+                steps: steps.clone(),
+            }),
+            StepKind::Concat { axis } => KindMessage::Concat(*axis),
+            StepKind::Pad { before } => KindMessage::Pad(DimensionsMessage {
+                values: before.clone(),
+            }),
             StepKind::IntegerLinear { matrix, tail } => {
                 KindMessage::IntegerLinear(IntegerLinearMessage {
                     matrix: *matrix,
@@ -591,6 +613,12 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::Transpose(m)) => StepKind::Transpose {
             permutation: m.values,
         },
+        Some(KindMessage::Slice(m)) => StepKind::Slice {
+            starts: m.starts,
+            steps: m.steps,
+        },
+        Some(KindMessage::Concat(axis)) => StepKind::Concat { axis },
+        Some(KindMessage::Pad(m)) => StepKind::Pad { before: m.values },
         Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
             matrix: m.matrix,
             tail: m.tail.as_ref().map(vertical).transpose().map_err(error)?,

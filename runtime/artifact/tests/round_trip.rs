@@ -126,6 +126,10 @@ fn kind() -> impl Strategy<Value = StepKind> {
                 axes: start..end,
             }),
         vec(any::<u32>(), 0..5).prop_map(|permutation| StepKind::Transpose { permutation }),
+        (vec(any::<u32>(), 0..5), vec(any::<u32>(), 0..5))
+            .prop_map(|(starts, steps)| StepKind::Slice { starts, steps }),
+        any::<u32>().prop_map(|axis| StepKind::Concat { axis }),
+        vec(any::<u32>(), 0..5).prop_map(|before| StepKind::Pad { before }),
         (any::<u32>(), proptest::option::of(vertical()))
             .prop_map(|(matrix, tail)| StepKind::IntegerLinear { matrix, tail }),
         vertical().prop_map(StepKind::Vertical),

@@ -5,6 +5,7 @@
 //! kind has a portable form beside its kernels, for CPUs without them and for comparison.
 
 mod activation;
+mod assemble;
 mod attention;
 mod convert;
 pub(crate) mod elementwise;
@@ -18,7 +19,7 @@ pub(crate) mod range;
 mod reduce;
 pub(crate) mod sizes;
 mod softmax;
-mod transpose;
+mod strided;
 mod vertical;
 
 use std::cell::RefCell;
@@ -49,7 +50,8 @@ pub(crate) enum Bound {
     MatMul(matmul::MatMul),
     Softmax(softmax::Softmax),
     Reduce(reduce::Reduce),
-    Transpose(transpose::Transpose),
+    Strided(strided::Strided),
+    Assemble(assemble::Assemble),
 }
 
 /// Why a step stopped.
@@ -260,8 +262,15 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
         }
         StepKind::Transpose { permutation } => {
-            Bound::Transpose(transpose::Transpose::bind(sizes, permutation)?)
+            Bound::Strided(strided::Strided::bind_transpose(sizes, permutation)?)
         }
+        StepKind::Slice { starts, steps } => {
+            Bound::Strided(strided::Strided::bind_slice(sizes, starts, steps)?)
+        }
+        StepKind::Concat { axis } => {
+            Bound::Assemble(assemble::Assemble::bind_concat(sizes, *axis as usize)?)
+        }
+        StepKind::Pad { before } => Bound::Assemble(assemble::Assemble::bind_pad(sizes, before)?),
         StepKind::Portable { .. }
         | StepKind::Dims(_)
         | StepKind::View
@@ -284,7 +293,8 @@ impl Bound {
         match self {
             Bound::Elementwise(step) => return step.run(reads, out, workers),
             Bound::Reduce(step) => return step.run(reads, out, workers),
-            Bound::Transpose(step) => return step.run(reads, out, workers),
+            Bound::Strided(step) => return step.run(reads, out, workers),
+            Bound::Assemble(step) => return step.run(reads, out, workers),
             _ => {}
         }
         let out =
@@ -299,7 +309,7 @@ impl Bound {
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::Elementwise(_) | Bound::Reduce(_) | Bound::Transpose(_) => {
+            Bound::Elementwise(_) | Bound::Reduce(_) | Bound::Strided(_) | Bound::Assemble(_) => {
                 unreachable!("ran above")
             }
             Bound::MatMul(step) => step.run(reads, out, workers),
@@ -323,7 +333,8 @@ impl Bound {
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
             Bound::Reduce(step) => (None, step.name()),
-            Bound::Transpose(_) => (None, "transpose"),
+            Bound::Strided(_) => (None, "strided_copy"),
+            Bound::Assemble(_) => (None, "copy_of_blocks"),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -344,7 +355,8 @@ impl Bound {
             | Bound::Range(_)
             | Bound::Softmax(_)
             | Bound::Reduce(_)
-            | Bound::Transpose(_) => 0,
+            | Bound::Strided(_)
+            | Bound::Assemble(_) => 0,
         }
     }
 }

@@ -62,7 +62,8 @@ impl Reduce {
         // Sizes may be of any magnitude beside one that is zero.
         let count = |dims: &[usize]| dims.iter().fold(1, |n: usize, &d| n.saturating_mul(d));
         let (n, inner) = (count(n), count(inner));
-        let per_task = (TASK / n.max(1)).max(1);
+        let share = n_results / (4 * sizes.shared.pool.threads());
+        let per_task = (TASK / n.max(1)).max(share).max(1);
         let per_task = match inner {
             1 => per_task,
             _ => per_task.next_multiple_of(COLUMNS),

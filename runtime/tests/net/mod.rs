@@ -427,6 +427,16 @@ pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net
         meaning,
     );
     net.output("turned", turned);
+    let attributes = Attributes::new().with("axis", Attribute::Int(1));
+    let both = [Some(turned), Some(turned)];
+    let joined = net.step(
+        StepKind::Concat { axis: 1 },
+        &both,
+        &[shape[1].clone(), twice(&shape[0])],
+        Layout::RowMajor,
+        (Operator::Concat, attributes, both.to_vec()),
+    );
+    net.output("joined", joined);
     net
 }
 
