@@ -145,6 +145,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.row_major(out)?;
             let dtype = match step.kind {
                 StepKind::RangeScale => DType::F32,
+                _ if cx.dtype(out) == DType::I32 => DType::I32,
                 _ => DType::U8,
             };
             if cx.dtype(out) != dtype || cx.fixed_shape(out).as_deref() != Some(&[]) {

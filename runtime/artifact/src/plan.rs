@@ -211,7 +211,7 @@ pub enum StepKind {
     Range,
     /// The step from one number to the next when a range, input `f32[2]`, is quantized to bytes: output `f32[]`.
     RangeScale,
-    /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]`.
+    /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]` or `i32[]`.
     RangeZeroPoint,
     /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`, `relative_bias?`,
     /// `query_mask?`, `query_positions?` and `query_index?`, `key_positions?` and `key_index?`.
