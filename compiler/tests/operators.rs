@@ -308,6 +308,9 @@ fn has_kernel(op: Operator) -> bool {
   const @bqkv: f32[12] = random(seed = 4)
   const @axis: i64[1] = [-1]
   const @sizes: i64[2] = [2, 2]
+  const @one: i64[1] = [1]
+  const @three: i64[1] = [3]
+  const @pads: i64[6] = [0, 1, 0, 0, 0, 2]
   const @half: f32[] = 0.5
   %p = linear %x, @w
   %f = view %p : f32[b*s, 4]
@@ -332,6 +335,8 @@ const OPERANDS: &[&str] = &[
     "@w, %ids",
     "%p, @axis",
     "%p, @sizes, @axis",
+    "%p, @pads",
+    "%p, @one, @three, @axis",
     "%p, %p, @v, @v",
     "%p, %p, @v",
     "%p, %p, %p",

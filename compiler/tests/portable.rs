@@ -55,7 +55,11 @@ fn print(models: &BTreeMap<String, Operators>) -> String {
     let mut text = String::new();
     for (model, operators) in models {
         let counts: Vec<String> = operators.iter().map(|(o, n)| format!("{o} {n}")).collect();
-        writeln!(text, "{model}: {}", counts.join(", ")).expect("text grows");
+        let counts = match &counts[..] {
+            [] => "none".to_owned(),
+            counts => counts.join(", "),
+        };
+        writeln!(text, "{model}: {counts}").expect("text grows");
     }
     text
 }

@@ -142,6 +142,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.row_major(out)?;
             let dtype = match step.kind {
                 StepKind::RangeScale => DType::F32,
+                _ if cx.dtype(out) == DType::I32 => DType::I32,
                 _ => DType::U8,
             };
             if cx.dtype(out) != dtype || cx.fixed_shape(out).as_deref() != Some(&[]) {
@@ -166,6 +167,68 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             cx.counts(1, 1)?;
             cx.row_major_f32(cx.input(0)?)?;
             cx.row_major_f32(cx.output())
+        }
+        StepKind::Reduce { reduction, axes } => {
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
+            let dtype = cx.dtype(cx.output());
+            if !reduction.takes(dtype.name()) {
+                return Err(format!("{reduction} of {dtype}"));
+            }
+            let (before, after) = (cx.rank(cx.input(0)?), cx.rank(cx.output()));
+            if axes.is_empty() || before < axes.end as usize {
+                return Err(format!("dimensions {axes:?} of {before}"));
+            }
+            if after != before && after + axes.len() != before {
+                return Err(format!(
+                    "{} of {before} dimensions leave {after}",
+                    axes.len()
+                ));
+            }
+            Ok(())
+        }
+        StepKind::Transpose { permutation } => {
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
+            let rank = cx.rank(cx.input(0)?);
+            let mut dims = permutation.clone();
+            dims.sort_unstable();
+            if !dims.into_iter().eq(0..rank as u32) || cx.rank(cx.output()) != rank {
+                return Err(format!("{permutation:?} is no order of {rank} dimensions"));
+            }
+            Ok(())
+        }
+        StepKind::Slice { starts, steps } => {
+            cx.counts(1, 1)?;
+            cx.row_major_alike()?;
+            cx.ranks(&[starts.len(), steps.len(), cx.rank(cx.input(0)?)])?;
+            if steps.contains(&0) {
+                return Err("a step is 0".to_owned());
+            }
+            Ok(())
+        }
+        StepKind::Concat { axis } => {
+            cx.counts(1, usize::MAX)?;
+            cx.row_major_alike()?;
+            let inputs = step.inputs.iter().flatten();
+            let ranks: Vec<usize> = inputs.map(|&v| cx.rank(v as usize)).collect();
+            cx.ranks(&ranks)?;
+            if cx.rank(cx.output()) <= *axis as usize {
+                return Err(format!("dimension {axis} of {}", cx.rank(cx.output())));
+            }
+            Ok(())
+        }
+        StepKind::Pad { before } => {
+            cx.counts(1, 2)?;
+            cx.row_major_alike()?;
+            cx.ranks(&[before.len(), cx.rank(cx.input(0)?)])?;
+            let is_one = |v| cx.fixed_shape(v).is_some_and(|s| s.iter().all(|&n| n == 1));
+            match cx.optional(1) {
+                Some(fill) if !is_one(fill) => {
+                    Err(format!("{}: expected one element", cx.name(fill)))
+                }
+                _ => Ok(()),
+            }
         }
     }
 }
@@ -246,6 +309,29 @@ impl Operands<'_> {
     fn row_major(&self, v: usize) -> Result<(), String> {
         if self.values[v].layout != Layout::RowMajor {
             return Err(format!("{}: expected a row-major value", self.name(v)));
+        }
+        Ok(())
+    }
+
+    /// Operands without a gap and a result, row-major and of one element type.
+    fn row_major_alike(&self) -> Result<(), String> {
+        let out = self.output();
+        self.row_major(out)?;
+        for i in 0..self.step.inputs.len() {
+            let x = self.input(i)?;
+            self.row_major(x)?;
+            if self.dtype(x) != self.dtype(out) {
+                return Err(format!("expected {} as result", self.dtype(x)));
+            }
+        }
+        Ok(())
+    }
+
+    /// That these are the rank of the result.
+    fn ranks(&self, ranks: &[usize]) -> Result<(), String> {
+        let rank = self.rank(self.output());
+        if ranks.iter().any(|&r| r != rank) {
+            return Err(format!("ranks {ranks:?} beside that of the result, {rank}"));
         }
         Ok(())
     }

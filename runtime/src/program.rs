@@ -221,7 +221,12 @@ impl Program {
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
-                | StepKind::Softmax => Op::Panels,
+                | StepKind::Softmax
+                | StepKind::Reduce { .. }
+                | StepKind::Transpose { .. }
+                | StepKind::Slice { .. }
+                | StepKind::Concat { .. }
+                | StepKind::Pad { .. } => Op::Panels,
             };
             for &out in &step.outputs {
                 let out = out as usize;

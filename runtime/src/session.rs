@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use lancet_artifact::StepKind;
-use lancet_ops::{Attributes, Operator, Tensor, TensorView};
+use lancet_ops::{Attributes, DType, Operator, Tensor, TensorView};
 
 use crate::arena::{Buffer, Rest};
 use crate::bind::{Binding, bind_symbols};
@@ -445,7 +445,11 @@ impl Session {
                 Ok(())
             }
             (None, StepKind::RangeZeroPoint, Some(input)) => {
-                written.copy_from_slice(&[steps::range::zero_point(reads.f32(input))]);
+                let byte = steps::range::zero_point(reads.f32(input));
+                match program.values[out].dtype {
+                    DType::I32 => written.copy_from_slice(&i32::from(byte).to_ne_bytes()),
+                    _ => written.copy_from_slice(&[byte]),
+                }
                 Ok(())
             }
             (None, _, Some(input)) => {

@@ -179,7 +179,12 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::RangeScale
             | StepKind::RangeZeroPoint
             | StepKind::ToPanels
-            | StepKind::FromPanels => {}
+            | StepKind::FromPanels
+            | StepKind::Reduce { .. }
+            | StepKind::Transpose { .. }
+            | StepKind::Slice { .. }
+            | StepKind::Concat { .. }
+            | StepKind::Pad { .. } => {}
         }
     }
     specs

@@ -64,6 +64,7 @@ pub fn lower_into<'g>(
         values: HashMap::new(),
         symbols: BTreeMap::new(),
         matrices: HashMap::new(),
+        ranges: HashMap::new(),
         fusion: fuse(graph),
     };
     for symbol in graph.symbols() {
@@ -104,6 +105,8 @@ struct Lowering<'g, 'w> {
     symbols: BTreeMap<String, u32>,
     /// Packed matrices by the value that is their packed form.
     matrices: HashMap<Value, u32>,
+    /// Ranges of what is quantized dynamically in panels, by the node that does so.
+    ranges: HashMap<NodeId, u32>,
     fusion: Fusion,
 }
 
@@ -119,6 +122,10 @@ impl Lowering<'_, '_> {
             && self.graph.ty(Value { node, result: 0 }).layout == Layout::Panels
         {
             return self.dynamic_quantize(node);
+        }
+        if let Some(range) = self.range_of_zero_point(node) {
+            self.push_step(node, StepKind::RangeZeroPoint, vec![Some(range)]);
+            return Ok(());
         }
         match select(self.graph, node)? {
             Selected::Input => {
@@ -278,6 +285,7 @@ impl Lowering<'_, '_> {
             layout: PlanLayout::RowMajor,
             storage: Storage::Slot,
         });
+        self.ranges.insert(node, range);
         let in_singles = self.feeds_singles(Value { node, result: 0 })?;
         let [y, scale, zero_point] =
             [0, 1, 2].map(|result| self.push_value(Value { node, result }, Storage::Slot));
@@ -316,6 +324,15 @@ impl Lowering<'_, '_> {
             self.push(name.clone(), kind, inputs, vec![output]);
         }
         Ok(())
+    }
+
+    /// The range that a node takes the zero point of, as `i32`.
+    fn range_of_zero_point(&self, node: NodeId) -> Option<u32> {
+        let zero_point = self.graph.operand(node, 0)?;
+        let is_cast = self.graph.op(node).operator() == Some(Operator::Cast)
+            && self.graph.ty(Value { node, result: 0 }).dtype == DType::I32;
+        let range = self.ranges.get(&zero_point.node)?;
+        (is_cast && zero_point.result == 2).then_some(*range)
     }
 
     fn push(&mut self, name: String, kind: StepKind, inputs: Vec<Option<u32>>, outputs: Vec<u32>) {

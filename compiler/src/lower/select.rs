@@ -1,7 +1,8 @@
 //! Which step a node becomes.
 
 use lancet_artifact::{
-    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, StepKind,
+    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, Reduction,
+    StepKind,
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
@@ -80,6 +81,13 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
             }
+            if let Some(kind) = reduction(graph, node, *op, attributes) {
+                let operands = operands[..1].to_vec();
+                return Ok(Selected::Step { kind, operands });
+            }
+            if let Some((kind, operands)) = copy(graph, node, *op, attributes) {
+                return Ok(Selected::Step { kind, operands });
+            }
             if let Some((body, operands)) = row_major_elementwise(graph, node, *op, attributes) {
                 let kind = StepKind::Elementwise { body };
                 return Ok(Selected::Step { kind, operands });
@@ -121,6 +129,148 @@ fn row_major(
         }
         _ => None,
     }
+}
+
+/// Dimensions of which negative ones count from the end.
+fn from_start(dims: &[i64], rank: usize) -> Vec<u32> {
+    let place = |&d: &i64| (if d < 0 { d + rank as i64 } else { d }) as u32;
+    dims.iter().map(place).collect()
+}
+
+/// The step, and its operands, of an operator that puts elements elsewhere.
+fn copy(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<(StepKind, Vec<Option<Value>>)> {
+    if !sizes_are_known(graph, node) {
+        return None;
+    }
+    let operands = graph.operands(node);
+    let x = operands.first().copied().flatten()?;
+    let rank = graph.ty(Value { node, result: 0 }).rank();
+    match op {
+        Operator::Transpose => {
+            let permutation = match attributes.ints("perm") {
+                Some(perm) => from_start(perm, rank),
+                None => (0..rank as u32).rev().collect(),
+            };
+            Some((StepKind::Transpose { permutation }, operands))
+        }
+        Operator::Concat => {
+            let axis = from_start(&[attributes.int("axis")?], rank)[0];
+            Some((StepKind::Concat { axis }, operands))
+        }
+        Operator::Slice => Some((slice(graph, node, x)?, vec![Some(x)])),
+        Operator::Pad => {
+            let is_constant = attributes.str("mode").is_none_or(|mode| mode == "constant");
+            let fill = graph.operand(node, 2);
+            let is_one = |v: &Value| {
+                graph
+                    .ty(*v)
+                    .fixed_shape()
+                    .is_some_and(|s| s.iter().all(|&n| n == 1))
+            };
+            if !is_constant || !fill.iter().all(is_one) {
+                return None;
+            }
+            let before = pad(graph, node, rank)?;
+            let operands = std::iter::once(x).chain(fill).map(Some).collect();
+            Some((StepKind::Pad { before }, operands))
+        }
+        _ => None,
+    }
+}
+
+/// The step of a slice forward, from indices that are known.
+fn slice(graph: &Graph, node: NodeId, x: Value) -> Option<StepKind> {
+    let shape = &graph.ty(x).shape;
+    let from = numbers(graph, node, 1)?;
+    let by = match graph.operand(node, 4) {
+        Some(_) => numbers(graph, node, 4)?,
+        None => vec![1; from.len()],
+    };
+    let axes = axes(graph, node, 3, shape.len(), from.len())?;
+    let (mut starts, mut steps) = (vec![0; shape.len()], vec![1; shape.len()]);
+    for ((&axis, &start), &step) in axes.iter().zip(&from).zip(&by) {
+        let size = shape[axis].as_fixed();
+        let start = match size {
+            Some(n) if start < 0 => start.saturating_add(n).max(0),
+            _ => start,
+        };
+        starts[axis] = u32::try_from(start).ok()?;
+        steps[axis] = u32::try_from(step).ok()?;
+    }
+    Some(StepKind::Slice { starts, steps })
+}
+
+/// What is before the operand in each dimension of a padded tensor, if nothing is cut off.
+fn pad(graph: &Graph, node: NodeId, rank: usize) -> Option<Vec<u32>> {
+    let pads = numbers(graph, node, 1)?;
+    let axes = axes(graph, node, 3, rank, pads.len() / 2)?;
+    let mut before = vec![0; rank];
+    for (i, &axis) in axes.iter().enumerate() {
+        before[axis] = u32::try_from(pads[i]).ok()?;
+        u32::try_from(pads[axes.len() + i]).ok()?;
+    }
+    Some(before)
+}
+
+/// The elements of operand `i`, if they are known.
+fn numbers(graph: &Graph, node: NodeId, i: usize) -> Option<Vec<i64>> {
+    let elements = graph.elements(graph.operand(node, i)?)?;
+    elements.iter().map(Dim::as_fixed).collect()
+}
+
+/// The dimensions that operand `i` names, or else the first `n`.
+fn axes(graph: &Graph, node: NodeId, i: usize, rank: usize, n: usize) -> Option<Vec<usize>> {
+    let axes = match graph.operand(node, i) {
+        Some(_) => from_start(&numbers(graph, node, i)?, rank),
+        None => (0..n as u32).collect(),
+    };
+    Some(axes.into_iter().map(|a| a as usize).collect())
+}
+
+/// The step of a reduction over dimensions that follow each other.
+fn reduction(
+    graph: &Graph,
+    node: NodeId,
+    op: Operator,
+    attributes: &Attributes,
+) -> Option<StepKind> {
+    let reduction: Reduction = op.schema().text.parse().ok()?;
+    let x = graph.ty(graph.operand(node, 0)?);
+    let axes = match graph.operand(node, 1) {
+        Some(axes) => graph.constant(axes)?.as_slice::<i64>()?,
+        None => &[],
+    };
+    let mut axes = from_start(axes, x.rank());
+    axes.sort_unstable();
+    if axes.is_empty() && attributes.int_or("noop_with_empty_axes", 0) == 0 {
+        axes = (0..x.rank() as u32).collect();
+    }
+    let (first, last) = (*axes.first()?, *axes.last()?);
+    let neighbours = axes.iter().copied().eq(first..=last);
+    (reduction.takes(x.dtype.name()) && neighbours && sizes_are_known(graph, node)).then(|| {
+        StepKind::Reduce {
+            reduction,
+            axes: first..last + 1,
+        }
+    })
+}
+
+/// Whether the sizes of the first result follow from sizes of operands, or from those that operands hold. Another one is known
+/// only when the operator has run.
+fn sizes_are_known(graph: &Graph, node: NodeId) -> bool {
+    let operands = graph.operands(node);
+    let of_operand = |v: &Value| {
+        let held = graph.elements(*v).unwrap_or_default();
+        graph.ty(*v).shape.iter().chain(held).flat_map(Dim::symbols)
+    };
+    let known: Vec<_> = operands.iter().flatten().flat_map(of_operand).collect();
+    let mut result = graph.ty(Value { node, result: 0 }).shape.iter();
+    result.all(|d| d.symbols().iter().all(|s| known.contains(s)))
 }
 
 /// The step of an operator whose result is in token panels.
@@ -245,11 +395,9 @@ fn row_major_elementwise(
     let held = (dtypes.iter().copied())
         .chain(inferred.iter().flat_map(|t| [t.0, t.1]))
         .all(holds);
-    // A size that no operand has is known only when the operator has run.
-    let known = |d: &Dim| d.as_fixed().is_some() || types.iter().any(|t| t.shape.contains(d));
     let fits = types.iter().all(|t| t.rank() <= result.rank());
     let few = operands.len() <= MAX_OPERANDS;
-    (held && fits && few && result.shape.iter().all(known)).then_some((body, operands))
+    (held && fits && few && sizes_are_known(graph, node)).then_some((body, operands))
 }
 
 fn plan_attributes(attributes: &Attributes) -> Vec<(String, PlanAttribute)> {

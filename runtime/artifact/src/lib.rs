@@ -13,6 +13,7 @@ mod binary;
 mod error;
 mod file;
 mod plan;
+mod reduction;
 mod spec;
 mod validate;
 mod vertical;
@@ -27,6 +28,7 @@ pub use plan::{
     AttentionParameters, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock,
     Step, StepKind, Storage, ValueDesc,
 };
+pub use reduction::{Reduction, UnknownReduction};
 pub use spec::{Arithmetic, KernelSpec, Reach, WeightFormat};
 pub use validate::ALIGNMENT;
 pub use vertical::{Element, Extent, Vertical, VerticalOp, VerticalOperand};

@@ -7,7 +7,9 @@
 //! Offsets of buffers are not stored. A value lives from the step that writes it to the last that reads it, and the
 //! runtime places it when the sizes are known.
 
-use crate::{Activation, Arithmetic, Vertical, WeightFormat};
+use std::ops::Range;
+
+use crate::{Activation, Arithmetic, Reduction, Vertical, WeightFormat};
 
 /// A compiled model without its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -209,7 +211,7 @@ pub enum StepKind {
     Range,
     /// The step from one number to the next when a range, input `f32[2]`, is quantized to bytes: output `f32[]`.
     RangeScale,
-    /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]`.
+    /// The byte that stands for 0 when a range, input `f32[2]`, is quantized to bytes: output `u8[]` or `i32[]`.
     RangeZeroPoint,
     /// `softmax(scale q kᵀ + mask + bias) v` in each head; inputs `q, k, v` panels, `key_mask?`, `bias?`, `relative_bias?`,
     /// `query_mask?`, `query_positions?` and `query_index?`, `key_positions?` and `key_index?`.
@@ -243,6 +245,21 @@ pub enum StepKind {
     MatMul,
     /// Softmax over the last dimension, row-major `f32`.
     Softmax,
+    /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
+    /// ones in the output, or left out.
+    Reduce {
+        reduction: Reduction,
+        axes: Range<u32>,
+    },
+    /// Dimension `i` of the output is dimension `permutation[i]` of the input; row-major, of any element type.
+    Transpose { permutation: Vec<u32> },
+    /// Every `steps[i]`-th element of dimension `i` from `starts[i]` on, as many as the output has; row-major, of any element type.
+    Slice { starts: Vec<u32>, steps: Vec<u32> },
+    /// The inputs behind each other in one dimension; row-major, of any element type.
+    Concat { axis: u32 },
+    /// The first input from index `before[i]` of each dimension `i` on, and elsewhere the second, one element, or zero; row-major,
+    /// of any element type.
+    Pad { before: Vec<u32> },
 }
 
 impl StepKind {
@@ -269,6 +286,11 @@ impl StepKind {
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
             StepKind::Softmax => "softmax",
+            StepKind::Reduce { reduction, .. } => reduction.name(),
+            StepKind::Transpose { .. } => "transpose",
+            StepKind::Slice { .. } => "slice",
+            StepKind::Concat { .. } => "concat",
+            StepKind::Pad { .. } => "pad",
         }
     }
 }

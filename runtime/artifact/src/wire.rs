@@ -7,8 +7,8 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Dim,
-    Layout, MatrixDesc, Plan, PlanError, Port, RowBlock, Step, StepKind, Storage, ValueDesc,
-    Vertical, WeightFormat,
+    Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step, StepKind, Storage,
+    ValueDesc, Vertical, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -148,6 +148,16 @@ enum KindMessage {
     PackedAttention(AttentionMessage),
     #[prost(message, tag = "26")]
     Elementwise(StrsMessage),
+    #[prost(message, tag = "27")]
+    Reduce(ReduceMessage),
+    #[prost(message, tag = "28")]
+    Transpose(DimensionsMessage),
+    #[prost(message, tag = "29")]
+    Slice(SliceMessage),
+    #[prost(uint32, tag = "30")]
+    Concat(u32),
+    #[prost(message, tag = "31")]
+    Pad(DimensionsMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -176,6 +186,31 @@ struct LinearMessage {
     matrix: u32,
     #[prost(string, tag = "2")]
     activation: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReduceMessage {
+    #[prost(string, tag = "1")]
+    reduction: String,
+    /// First of the dimensions, and first after them.
+    #[prost(uint32, tag = "2")]
+    start: u32,
+    #[prost(uint32, tag = "3")]
+    end: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DimensionsMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    values: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SliceMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    starts: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    steps: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -494,6 +529,22 @@ fn step_message(step: &Step) -> StepMessage {
             }),
             StepKind::MatMul => KindMessage::MatMul(empty),
             StepKind::Softmax => KindMessage::Softmax(empty),
+            StepKind::Reduce { reduction, axes } => KindMessage::Reduce(ReduceMessage {
+                reduction: reduction.name().to_owned(),
+                start: axes.start,
+                end: axes.end,
+            }),
+            StepKind::Transpose { permutation } => KindMessage::Transpose(DimensionsMessage {
+                values: permutation.clone(),
+            }),
+            StepKind::Slice { starts, steps } => KindMessage::Slice(SliceMessage {
+                starts: starts.clone(),
+                steps: steps.clone(),
+            }),
+            StepKind::Concat { axis } => KindMessage::Concat(*axis),
+            StepKind::Pad { before } => KindMessage::Pad(DimensionsMessage {
+                values: before.clone(),
+            }),
             StepKind::IntegerLinear { matrix, tail } => {
                 KindMessage::IntegerLinear(IntegerLinearMessage {
                     matrix: *matrix,
@@ -555,6 +606,19 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
         Some(KindMessage::Softmax(_)) => StepKind::Softmax,
+        Some(KindMessage::Reduce(ref m)) => StepKind::Reduce {
+            reduction: (m.reduction.parse::<Reduction>()).map_err(|e| error(e.to_string()))?,
+            axes: m.start..m.end,
+        },
+        Some(KindMessage::Transpose(m)) => StepKind::Transpose {
+            permutation: m.values,
+        },
+        Some(KindMessage::Slice(m)) => StepKind::Slice {
+            starts: m.starts,
+            steps: m.steps,
+        },
+        Some(KindMessage::Concat(axis)) => StepKind::Concat { axis },
+        Some(KindMessage::Pad(m)) => StepKind::Pad { before: m.values },
         Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
             matrix: m.matrix,
             tail: m.tail.as_ref().map(vertical).transpose().map_err(error)?,

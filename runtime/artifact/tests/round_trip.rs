@@ -2,8 +2,8 @@
 
 use lancet_artifact::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Binary,
-    Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, RowBlock, Step, StepKind, Storage,
-    ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
+    Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, Reduction, RowBlock, Step, StepKind,
+    Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -116,6 +116,20 @@ fn kind() -> impl Strategy<Value = StepKind> {
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
         Just(StepKind::Softmax),
+        (
+            proptest::sample::select(&Reduction::ALL[..]),
+            any::<u32>(),
+            any::<u32>()
+        )
+            .prop_map(|(reduction, start, end)| StepKind::Reduce {
+                reduction,
+                axes: start..end,
+            }),
+        vec(any::<u32>(), 0..5).prop_map(|permutation| StepKind::Transpose { permutation }),
+        (vec(any::<u32>(), 0..5), vec(any::<u32>(), 0..5))
+            .prop_map(|(starts, steps)| StepKind::Slice { starts, steps }),
+        any::<u32>().prop_map(|axis| StepKind::Concat { axis }),
+        vec(any::<u32>(), 0..5).prop_map(|before| StepKind::Pad { before }),
         (any::<u32>(), proptest::option::of(vertical()))
             .prop_map(|(matrix, tail)| StepKind::IntegerLinear { matrix, tail }),
         vertical().prop_map(StepKind::Vertical),

@@ -5,6 +5,7 @@
 //! kind has a portable form beside its kernels, for CPUs without them and for comparison.
 
 mod activation;
+mod assemble;
 mod attention;
 mod convert;
 pub(crate) mod elementwise;
@@ -15,8 +16,10 @@ pub(crate) mod linear;
 mod matmul;
 mod norm;
 pub(crate) mod range;
+mod reduce;
 pub(crate) mod sizes;
 mod softmax;
+mod strided;
 mod vertical;
 
 use std::cell::RefCell;
@@ -46,6 +49,9 @@ pub(crate) enum Bound {
     Elementwise(elementwise::Elementwise),
     MatMul(matmul::MatMul),
     Softmax(softmax::Softmax),
+    Reduce(reduce::Reduce),
+    Strided(strided::Strided),
+    Assemble(assemble::Assemble),
 }
 
 /// Why a step stopped.
@@ -252,6 +258,19 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         }
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
         StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
+        StepKind::Reduce { reduction, axes } => {
+            Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
+        }
+        StepKind::Transpose { permutation } => {
+            Bound::Strided(strided::Strided::bind_transpose(sizes, permutation)?)
+        }
+        StepKind::Slice { starts, steps } => {
+            Bound::Strided(strided::Strided::bind_slice(sizes, starts, steps)?)
+        }
+        StepKind::Concat { axis } => {
+            Bound::Assemble(assemble::Assemble::bind_concat(sizes, *axis as usize)?)
+        }
+        StepKind::Pad { before } => Bound::Assemble(assemble::Assemble::bind_pad(sizes, before)?),
         StepKind::Portable { .. }
         | StepKind::Dims(_)
         | StepKind::View
@@ -274,6 +293,9 @@ impl Bound {
         match self {
             Bound::Elementwise(step) => return step.run(reads, out, workers),
             Bound::FromPanels(step) => return step.run(reads, out, workers),
+            Bound::Reduce(step) => return step.run(reads, out, workers),
+            Bound::Strided(step) => return step.run(reads, out, workers),
+            Bound::Assemble(step) => return step.run(reads, out, workers),
             _ => {}
         }
         let out =
@@ -287,7 +309,13 @@ impl Bound {
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
             Bound::Attention(step) => step.run(reads, out, workers),
-            Bound::FromPanels(_) | Bound::Elementwise(_) => unreachable!("ran above"),
+            Bound::FromPanels(_)
+            | Bound::Elementwise(_)
+            | Bound::Reduce(_)
+            | Bound::Strided(_)
+            | Bound::Assemble(_) => {
+                unreachable!("ran above")
+            }
             Bound::MatMul(step) => step.run(reads, out, workers),
             Bound::Softmax(step) => step.run(reads, out, workers),
         }
@@ -308,6 +336,9 @@ impl Bound {
             Bound::Elementwise(step) => (step.kernel_name(), "interpreted_elementwise"),
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
+            Bound::Reduce(step) => (None, step.name()),
+            Bound::Strided(_) => (None, "strided_copy"),
+            Bound::Assemble(_) => (None, "copy_of_blocks"),
         };
         name.unwrap_or_else(|| portable.into())
     }
@@ -326,7 +357,10 @@ impl Bound {
             | Bound::Elementwise(_)
             | Bound::Vertical(_)
             | Bound::Range(_)
-            | Bound::Softmax(_) => 0,
+            | Bound::Softmax(_)
+            | Bound::Reduce(_)
+            | Bound::Strided(_)
+            | Bound::Assemble(_) => 0,
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use lancet_artifact::{
-    Activation, AttentionParameters, Dim, Layout, MatrixDesc, Plan, Port, Step, StepKind, Storage,
-    ValueDesc, WeightFormat, Weights,
+    Activation, AttentionParameters, Dim, Layout, MatrixDesc, Plan, Port, Reduction, Step,
+    StepKind, Storage, ValueDesc, WeightFormat, Weights,
 };
 use lancet_codegen::formats::pack;
 use lancet_ops::{Attribute, Attributes, Operator, Tensor, TensorView, evaluate};
@@ -88,6 +88,13 @@ impl Net {
         id
     }
 
+    /// An operand that only the meaning of a step has.
+    pub(crate) fn meant(&mut self, tensor: Tensor) -> u32 {
+        let id = 2 * HIDDEN + self.constants.len() as u32;
+        self.constants.insert(id, tensor);
+        id
+    }
+
     /// A step with a result like `shape`, and what it means.
     pub(crate) fn step(
         &mut self,
@@ -97,7 +104,19 @@ impl Net {
         layout: Layout,
         meaning: (Operator, Attributes, Vec<Option<u32>>),
     ) -> u32 {
-        let out = self.value("f32", shape, layout, Storage::Slot);
+        self.step_of("f32", kind, inputs, (shape, layout), meaning)
+    }
+
+    /// As [`Net::step`], with a result of element type `dtype`.
+    pub(crate) fn step_of(
+        &mut self,
+        dtype: &str,
+        kind: StepKind,
+        inputs: &[Option<u32>],
+        (shape, layout): (&[Dim], Layout),
+        meaning: (Operator, Attributes, Vec<Option<u32>>),
+    ) -> u32 {
+        let out = self.value(dtype, shape, layout, Storage::Slot);
         self.plan.steps.push(Step {
             name: format!("s{}", self.plan.steps.len()),
             kind,
@@ -383,6 +402,41 @@ pub(crate) fn encoder_of(formats: [WeightFormat; 4], with_portable: bool) -> Net
     }
     let out = net.same(StepKind::FromPanels, x, Layout::RowMajor);
     net.output("hidden", out);
+    let axes = net.meant(Tensor::new([1], vec![1i64]));
+    let attributes = Attributes::new().with("keepdims", Attribute::Int(0));
+    let meaning = (
+        Operator::ReduceMean,
+        attributes,
+        vec![Some(out), Some(axes)],
+    );
+    let mean = StepKind::Reduce {
+        reduction: Reduction::Mean,
+        axes: 1..2,
+    };
+    let shape = [b, Dim::fixed(k as i64)];
+    let mean = net.step(mean, &[Some(out)], &shape, Layout::RowMajor, meaning);
+    net.output("mean", mean);
+    let attributes = Attributes::new().with("perm", Attribute::Ints(vec![1, 0]));
+    let meaning = (Operator::Transpose, attributes, vec![Some(mean)]);
+    let permutation = vec![1, 0];
+    let turned = net.step(
+        StepKind::Transpose { permutation },
+        &[Some(mean)],
+        &[shape[1].clone(), shape[0].clone()],
+        Layout::RowMajor,
+        meaning,
+    );
+    net.output("turned", turned);
+    let attributes = Attributes::new().with("axis", Attribute::Int(1));
+    let both = [Some(turned), Some(turned)];
+    let joined = net.step(
+        StepKind::Concat { axis: 1 },
+        &both,
+        &[shape[1].clone(), twice(&shape[0])],
+        Layout::RowMajor,
+        (Operator::Concat, attributes, both.to_vec()),
+    );
+    net.output("joined", joined);
     net
 }
 
