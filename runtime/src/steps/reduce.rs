@@ -108,28 +108,17 @@ impl Reduce {
         out: &mut [u8],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        let n = self.n as f64;
+        let n = match self.reduction {
+            Reduction::Mean => self.n as f64,
+            _ => 1.0,
+        };
         let sum = |sum: f64, v: f32| sum + f64::from(v);
         let squares = |sum: f64, v: f32| sum + f64::from(v) * f64::from(v);
         let merge = |a: f64, b: f64| a + b;
         let greater = |a: f32, b: f32| if a.is_nan() || b < a { a } else { b };
         let less = |a: f32, b: f32| if a.is_nan() || a < b { a } else { b };
         match self.reduction {
-            Reduction::Sum => {
-                let finish = |sum: f64| sum as f32;
-                self.rows(
-                    reads,
-                    out,
-                    workers,
-                    Fold {
-                        start: 0.0,
-                        add: sum,
-                        merge,
-                        finish,
-                    },
-                )
-            }
-            Reduction::Mean => {
+            Reduction::Sum | Reduction::Mean => {
                 let finish = |sum: f64| (sum / n) as f32;
                 self.rows(
                     reads,
