@@ -28,8 +28,9 @@
 //! Preconditions: the result has the operand's element type; where it is larger, the operand is broadcast. Constants
 //! count whatever their shape, if all of their elements are the neutral one.
 //!
-//! Numeric effect: exact. `x + 0` stays for floating-point numbers, because it turns -0 into 0; `x + (-0)` and `x - 0`
-//! do not.
+//! Numeric effect: exact. `x + 0` stays for floating-point numbers that may be -0, because it turns -0 into 0; `x + (-0)` and
+//! `x - 0` do not. Integers as floating-point numbers are not -0, nor are they times a constant that leaves none of them to
+//! underflow; a sum is -0 only where both operands are.
 //!
 //! Source: algebra; IEEE 754-2019, section 6.3, for the signs of zero.
 
@@ -213,6 +214,7 @@ fn neutral(graph: &Graph, value: Value, operator: Operator) -> Option<Value> {
         Operator::Div | Operator::Pow => one(b).then_some(a),
         Operator::Add if float => {
             either(&|v| every(graph, v, |c| c == 0.0 && c.is_sign_negative()))
+                .or_else(|| either(&zero).filter(|&x| is_never_negative_zero(graph, x)))
         }
         Operator::Sub if float => {
             every(graph, b, |c| c == 0.0 && c.is_sign_positive()).then_some(a)
@@ -223,6 +225,28 @@ fn neutral(graph: &Graph, value: Value, operator: Operator) -> Option<Value> {
         Operator::And => either(&|v| every(graph, v, |c| c != 0.0)),
         Operator::Or | Operator::Xor => either(&zero),
         _ => None,
+    }
+}
+
+/// Whether no element of `value` is -0.
+fn is_never_negative_zero(graph: &Graph, value: Value) -> bool {
+    let is_integer = |v: Value| {
+        graph.operator(v) == Some(Operator::Cast)
+            && (graph.operand(v.node, 0)).is_some_and(|x| graph.ty(x).dtype.is_integer())
+    };
+    let has_no_negative_zero = |v| every(graph, v, |c| c != 0.0 || c.is_sign_positive());
+    let operands = || graph.operands(value.node).into_iter().flatten();
+    match graph.operator(value) {
+        Some(Operator::Cast) => is_integer(value),
+        Some(Operator::Mul) => {
+            let is_normal = |c: f64| c >= f64::from(f32::MIN_POSITIVE) && c.is_finite();
+            let has_range = matches!(graph.ty(value).dtype, DType::F32 | DType::F64);
+            has_range
+                && operands().filter(|&v| is_integer(v)).count() == 1
+                && operands().any(|v| every(graph, v, is_normal))
+        }
+        Some(Operator::Add) => operands().any(has_no_negative_zero),
+        _ => has_no_negative_zero(value),
     }
 }
 

@@ -183,6 +183,34 @@ fn distances_of(
 const OF_QUERIES: [(usize, i64); 2] = [(6, 1), (7, 2)];
 const OF_DISTANCES: [(usize, i64); 3] = [(5, 1), (8, 0), (10, 0)];
 
+/// The token at `index` of a value that others observe too. Numbers are quantized once more rather than picked out of bytes, which
+/// integer products want as no other step does.
+fn one_token(
+    graph: &mut Graph,
+    narrowed: &mut HashMap<Value, Value>,
+    value: Value,
+    index: Value,
+) -> Result<Value, PassError> {
+    if let Some(&to) = narrowed.get(&value) {
+        return Ok(to);
+    }
+    let is_quantized = graph.operator(value) == Some(Operator::QuantizeLinear)
+        && token_operands(graph, value.node) == [0];
+    let to = match graph.operand(value.node, 0) {
+        Some(x) if is_quantized => {
+            let mut operands = graph.operands(value.node);
+            operands[0] = Some(one_token(graph, narrowed, x, index)?);
+            result(graph.add(graph.op(value.node).clone(), &operands)?)
+        }
+        _ => {
+            let axis = Attributes::new().with("axis", Attribute::Int(1));
+            graph.apply(Operator::Gather, axis, &[value, index])?
+        }
+    };
+    narrowed.insert(value, to);
+    Ok(to)
+}
+
 /// Rebuilds `nodes` on one token; the value that stands for `x`, with one token.
 fn narrow(
     graph: &mut Graph,
@@ -199,16 +227,7 @@ fn narrow(
             let Some(value) = operand.filter(|_| tokens.contains(&i)) else {
                 continue;
             };
-            let to = match narrowed.get(&value) {
-                Some(&to) => to,
-                None => {
-                    let axis = Attributes::new().with("axis", Attribute::Int(1));
-                    let to = graph.apply(Operator::Gather, axis, &[value, index])?;
-                    narrowed.insert(value, to);
-                    to
-                }
-            };
-            *operand = Some(to);
+            *operand = Some(one_token(graph, &mut narrowed, value, index)?);
         }
         if graph.op(node).operator() == Some(Operator::ScaledDotProductAttention) {
             for (i, axis) in OF_QUERIES {

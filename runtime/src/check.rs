@@ -100,11 +100,17 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             } else {
                 cx.panels_of(x, DType::U8, k)?;
             }
+            if let Some(bias) = cx.optional(1) {
+                if !in_singles {
+                    return Err("only sums in single precision begin with a bias".to_owned());
+                }
+                cx.vector(bias, n)?;
+            }
             let Some(tail) = tail else {
                 if in_singles {
                     return Err("sums in single precision are no result".to_owned());
                 }
-                cx.counts(1, 1)?;
+                cx.counts(1, 2)?;
                 return cx.panels_of(cx.output(), DType::I32, n);
             };
             let product = VerticalOperand {
@@ -118,7 +124,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             if tail.operands.first() != Some(&product) {
                 return Err("the first operand is not the product".to_owned());
             }
-            let inputs = (1..step.inputs.len()).map(Some);
+            let inputs = (2..step.inputs.len()).map(Some);
             cx.vertical(
                 tail,
                 &std::iter::once(None).chain(inputs).collect::<Vec<_>>(),

@@ -69,20 +69,7 @@ impl Kernels {
 
 /// The kernels that multiply by a matrix, and that make `f32` rows of bytes before.
 fn specs(m: &PackedMatrix, (panel, lanes): (u32, u32)) -> (KernelSpec, KernelSpec) {
-    let (format, arithmetic) = (m.format, m.arithmetic);
-    let product = match arithmetic {
-        Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
-            format,
-            panel,
-            lanes,
-        },
-        Arithmetic::Bytes | Arithmetic::Words => KernelSpec::IntegerMatmul {
-            format,
-            arithmetic,
-            panel,
-            lanes,
-        },
-    };
+    let product = KernelSpec::matmul((m.format, m.arithmetic), panel, lanes);
     (product, KernelSpec::Widen { panel, lanes })
 }
 

@@ -122,12 +122,8 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             }
             StepKind::IntegerLinear { matrix, tail } => {
                 let matrix = &plan.matrices[*matrix as usize];
-                specs.insert(KernelSpec::IntegerMatmul {
-                    format: matrix.format,
-                    arithmetic: matrix.arithmetic,
-                    panel,
-                    lanes,
-                });
+                let stored = (matrix.format, matrix.arithmetic);
+                specs.insert(KernelSpec::matmul(stored, panel, lanes));
                 specs.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
                     vertical,
                     panel,

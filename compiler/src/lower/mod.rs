@@ -22,6 +22,7 @@ use lancet_ops::{DType, Data, Operator, Tensor, evaluate};
 
 use fuse::{Fusion, Group, fuse};
 use select::{Selected, select};
+use singles::Bias;
 use weights::Placement;
 
 /// What cannot be lowered.
@@ -171,21 +172,22 @@ impl Lowering<'_, '_> {
                 operand.ok_or_else(|| unsupported(self.graph, product, "lacks an operand"))
             };
             let (x, weight) = (operand(0)?, operand(1)?);
-            inputs.push(Some(self.value(x)?));
+            inputs.extend([Some(self.value(x)?), None]);
             matrix = self.matrix(weight)?;
             if self.plan.matrices[matrix as usize].arithmetic == Arithmetic::Singles {
                 let is_exact = |i: usize| self.integers(group.operands[i - 1]).is_some();
-                let (vertical, operand) = singles::of_sums(group.vertical, is_exact);
+                let fits = |i: usize| self.begins_sums(group.operands[i - 1], weight);
+                let (vertical, operand) = singles::of_sums(group.vertical, is_exact, fits);
                 group.vertical = Some(vertical);
                 bias = operand;
             }
         }
         for (i, v) in group.operands.into_iter().enumerate() {
-            let value = match bias {
-                Some(bias) if bias == i + 1 => self.in_singles(v)?,
-                _ => self.value(v)?,
-            };
-            inputs.push(Some(value));
+            match bias {
+                Some(Bias::First(bias)) if bias == i + 1 => inputs[1] = Some(self.in_singles(v)?),
+                Some(Bias::Added(bias)) if bias == i + 1 => inputs.push(Some(self.in_singles(v)?)),
+                _ => inputs.push(Some(self.value(v)?)),
+            }
         }
         let result = Value { node, result: 0 };
         let mut in_singles = false;
@@ -219,6 +221,22 @@ impl Lowering<'_, '_> {
     fn integers(&self, value: Value) -> Option<&'_ [i32]> {
         let tensor = self.graph.constant(value)?;
         tensor.as_slice().filter(|bias| singles::is_exact(bias))
+    }
+
+    /// Whether sums of products with packed weights may begin with a bias of [`Lowering::integers`].
+    fn begins_sums(&self, bias: Value, packed: Value) -> bool {
+        let weights = self.graph.operand(packed.node, 0);
+        let (Some(bias), Some(w)) = (
+            self.integers(bias),
+            weights.and_then(|w| self.graph.constant(w)),
+        ) else {
+            return false;
+        };
+        let k = w.shape().last().copied().unwrap_or(0);
+        let bytes = w.as_slice::<i8>().map(|w| singles::fits(w, k, bias));
+        bytes
+            .or_else(|| w.as_slice::<i16>().map(|w| singles::fits(w, k, bias)))
+            .unwrap_or(false)
     }
 
     /// Index of a constant of [`Lowering::integers`] as `f32`.

@@ -6,15 +6,25 @@ use lancet_artifact::{Binary, Element, Extent, Vertical, VerticalOp, VerticalOpe
 /// Greatest magnitude of a bias that is added in `f32`: no sum with it leaves `i32`.
 const MAX_BIAS: u32 = 1 << 30;
 
-/// What does of sums in `f32` what `vertical` does of the same sums in `i32` (`None`: nothing), and the operand that it takes as
-/// `f32` instead of `i32`, if any.
+/// An operand that is a bias, by its number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bias {
+    /// Taken as `f32` instead of `i32`.
+    Added(usize),
+    /// No operand any more: what sums begin with.
+    First(usize),
+}
+
+/// What does of sums in `f32` what `vertical` does of the same sums in `i32` (`None`: nothing), and the operand that is a bias, if
+/// any. Sums begin with it where `fits` says that they stay within 2^24.
 ///
 /// Identities, for a whole number s within 2^24: `float(int(s)) = s`, and `float(int(s) + b) = s + float(b)` where b is in
 /// `f32`: both sides are the exact sum, rounded once. `is_exact` tells whether all numbers of an operand are such a b.
 pub(super) fn of_sums(
     vertical: Option<Vertical>,
     is_exact: impl Fn(usize) -> bool,
-) -> (Vertical, Option<usize>) {
+    fits: impl Fn(usize) -> bool,
+) -> (Vertical, Option<Bias>) {
     let mut vertical = vertical.unwrap_or_else(|| Vertical {
         operands: vec![VerticalOperand {
             element: Element::I32,
@@ -48,13 +58,26 @@ pub(super) fn of_sums(
             && is_exact(a.max(b) as usize) =>
         {
             let bias = a.max(b) as usize;
+            if vertical.ops.len() > 2 && fits(bias) {
+                // The sum is the first operand; the others and results of operations move up.
+                let place = |v: u32| match v {
+                    v if v == n + 1 => 0,
+                    v if v < bias as u32 => v,
+                    v if v < n => v - 1,
+                    v => v - 3,
+                };
+                let ops = vertical.ops[2..].iter();
+                vertical.ops = ops.map(|op| renumbered(op, place)).collect();
+                vertical.operands.remove(bias);
+                return (vertical, Some(Bias::First(bias)));
+            }
             vertical.operands[bias].element = Element::F32;
             let ops = vertical.ops[2..].iter();
             let place = |v| if v == n { v } else { once_more(v) };
             vertical.ops = std::iter::once(vertical.ops[0])
                 .chain(ops.map(|op| renumbered(op, place)))
                 .collect();
-            (vertical, Some(bias))
+            (vertical, Some(Bias::Added(bias)))
         }
         _ => {
             // The first operand's place is taken by its conversion, the results of operations move by one.
@@ -70,6 +93,16 @@ pub(super) fn of_sums(
             (vertical, None)
         }
     }
+}
+
+/// Whether sums of a row and their bias stay within 2^24, for each row of `w`, `k` weights long, and any bytes.
+pub(super) fn fits<T: Copy + Into<i64>>(w: &[T], k: usize, bias: &[i32]) -> bool {
+    let rows = w.chunks(k.max(1)).zip(bias);
+    bias.len() == w.len().checked_div(k).unwrap_or(0)
+        && rows.into_iter().all(|(row, bias)| {
+            let sum: u64 = row.iter().map(|&w| w.into().unsigned_abs()).sum();
+            255 * sum + u64::from(bias.unsigned_abs()) <= 1 << 24
+        })
 }
 
 /// Whether every number of a bias is in `f32` and small enough to be added there.
@@ -146,12 +179,12 @@ mod tests {
             mul(4, 2),
             mul(5, 4),
         ]);
-        let (after, bias) = of_sums(Some(before.clone()), |_| true);
+        let (after, bias) = of_sums(Some(before.clone()), |_| true, |_| false);
         assert_eq!(after.ops, [add(1, 0), mul(3, 2), mul(4, 3)]);
-        assert_eq!(bias, Some(1));
+        assert_eq!(bias, Some(Bias::Added(1)));
         assert!(after.operands.iter().all(|o| o.element == Element::F32));
         assert_eq!(after.check(), Ok(Element::F32));
-        let (after, bias) = of_sums(Some(before), |_| false);
+        let (after, bias) = of_sums(Some(before), |_| false, |_| true);
         let expected = [
             VerticalOp::ToInt { a: 0 },
             add(1, 3),
@@ -166,17 +199,51 @@ mod tests {
     #[test]
     fn sums_that_become_f32_are_it_already() {
         let before = expression(vec![VerticalOp::ToFloat { a: 0 }, mul(3, 2)]);
-        let (after, bias) = of_sums(Some(before), |_| false);
+        let (after, bias) = of_sums(Some(before), |_| false, |_| true);
         assert_eq!((&after.ops[..], bias), (&[mul(0, 2)][..], None));
-        let (after, _) = of_sums(Some(expression(vec![VerticalOp::ToFloat { a: 0 }])), |_| {
-            false
-        });
+        let alone = Some(expression(vec![VerticalOp::ToFloat { a: 0 }]));
+        let (after, _) = of_sums(alone, |_| false, |_| true);
         assert_eq!(after.check(), Ok(Element::F32));
-        assert_eq!(of_sums(None, |_| false).0.check(), Ok(Element::I32));
+        assert_eq!(
+            of_sums(None, |_| false, |_| true).0.check(),
+            Ok(Element::I32)
+        );
         // Sums that are used twice stay integers.
         let twice = expression(vec![add(0, 1), VerticalOp::ToFloat { a: 3 }, mul(3, 0)]);
-        let (after, bias) = of_sums(Some(twice), |_| true);
+        let (after, bias) = of_sums(Some(twice), |_| true, |_| true);
         assert_eq!((after.ops[0], bias), (VerticalOp::ToInt { a: 0 }, None));
+    }
+
+    #[test]
+    fn sums_begin_with_a_bias_that_fits() {
+        let before = expression(vec![
+            add(1, 0),
+            VerticalOp::ToFloat { a: 3 },
+            mul(4, 2),
+            mul(5, 4),
+        ]);
+        let (after, bias) = of_sums(Some(before), |_| true, |_| true);
+        assert_eq!(after.ops, [mul(0, 1), mul(2, 0)]);
+        assert_eq!(bias, Some(Bias::First(1)));
+        assert_eq!(after.operands.len(), 2);
+        assert_eq!(after.check(), Ok(Element::F32));
+        // Something has to follow the sum.
+        let alone = expression(vec![add(1, 0), VerticalOp::ToFloat { a: 3 }]);
+        let (after, bias) = of_sums(Some(alone), |_| true, |_| true);
+        assert_eq!(
+            (&after.ops[..], bias),
+            (&[add(1, 0)][..], Some(Bias::Added(1)))
+        );
+    }
+
+    #[test]
+    fn a_bias_fits_beside_the_greatest_sum() {
+        let w = [100i8, -50, 0, 0];
+        let room = (1 << 24) - 255 * 150;
+        assert!(fits(&w, 2, &[room, -(1 << 24)]));
+        assert!(!fits(&w, 2, &[room + 1, 0]));
+        assert!(!fits(&w, 2, &[0, -(1 << 24) - 1]));
+        assert!(!fits(&w, 2, &[0]));
     }
 
     #[test]

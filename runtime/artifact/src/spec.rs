@@ -138,6 +138,26 @@ pub enum KernelSpec {
     FmaProbe,
 }
 
+impl KernelSpec {
+    /// The kernel that multiplies by a matrix stored in this way.
+    pub fn matmul(stored: (WeightFormat, Arithmetic), panel: u32, lanes: u32) -> KernelSpec {
+        let (format, arithmetic) = stored;
+        match arithmetic {
+            Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
+                format,
+                panel,
+                lanes,
+            },
+            Arithmetic::Bytes | Arithmetic::Words => KernelSpec::IntegerMatmul {
+                format,
+                arithmetic,
+                panel,
+                lanes,
+            },
+        }
+    }
+}
+
 /// Over what an operand of an elementwise kernel changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reach {

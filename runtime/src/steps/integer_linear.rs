@@ -1,10 +1,10 @@
-//! Integer linear layers: `y = tail(x wᵀ)`, the product exact in `i32`.
+//! Integer linear layers: `y = tail(x wᵀ + bias)`, the sum exact in `i32`.
 //!
 //! As in [`super::linear`], a task is one row block of the matrix times one panel. What follows runs at once on the rows that the
 //! task has computed, in place, or from memory of the thread where the result is bytes.
 //!
-//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`, and what follows takes the sums as `f32`. Bytes become
-//! `f32` rows first, once for each panel, if x holds bytes.
+//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`, and what follows takes the sums as `f32`; only there is a
+//! bias, which sums begin with. Bytes become `f32` rows first, once for each panel, if x holds bytes.
 
 use std::sync::Arc;
 
@@ -20,8 +20,9 @@ use crate::steps::{Failure, PanelKernels, Sizes, Workers, scratch};
 pub(crate) struct IntegerLinear {
     matrix: usize,
     x: usize,
+    bias: Option<usize>,
     x_shape: PanelShape,
-    /// The product, `i32`.
+    /// The sums, `i32`.
     sums: PanelShape,
     tail: Option<Expression>,
     parts: Parts,
@@ -91,22 +92,13 @@ impl IntegerLinear {
         let step = IntegerLinear {
             matrix,
             x,
+            bias: sizes.input(1),
             x_shape,
             sums,
             tail,
             parts: Parts::new(parts),
-            matmul: sizes.kernels(x_shape, |panel, lanes| match arithmetic {
-                Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
-                    format,
-                    panel,
-                    lanes,
-                },
-                Arithmetic::Bytes | Arithmetic::Words => KernelSpec::IntegerMatmul {
-                    format,
-                    arithmetic,
-                    panel,
-                    lanes,
-                },
+            matmul: sizes.kernels(x_shape, |panel, lanes| {
+                KernelSpec::matmul((format, arithmetic), panel, lanes)
             }),
             in_singles,
             widened,
@@ -161,6 +153,7 @@ impl IntegerLinear {
         }
         let mut scalars = [0.0; Vertical::MAX_OPERANDS];
         let operands = (self.tail.as_ref()).map(|tail| (tail, tail.read(reads, &mut scalars)));
+        let bias = self.bias.map_or(reads.zeros(), |v| reads.f32(v));
         let n_panels = self.sums.n_panels();
         let threads = workers.scratch;
         workers
@@ -169,12 +162,11 @@ impl IntegerLinear {
                 let (block, p) = (task / n_panels, task % n_panels);
                 let rows = &matrix.row_blocks()[block];
                 let (row0, n_rows) = (rows.row0 as usize, rows.n_rows as usize);
-                let x = &x[self.x_shape.panel(p)];
+                let (x, bias) = (&x[self.x_shape.panel(p)], &bias[row0..row0 + n_rows]);
                 let product = |y: &mut [f32]| match (self.matmul.get(p), self.in_singles) {
                     (Some(kernel), false) => kernel.integer_matmul(matrix, block, x, y),
                     (Some(kernel), true) if self.has_kernels(p) => {
                         let x = (self.widened.as_ref()).map_or(x, |w| &widened[w.shape.panel(p)]);
-                        let bias = &reads.zeros()[..n_rows];
                         kernel.matmul(matrix, block, [p, n_panels], x, bias, y);
                     }
                     _ => {
@@ -183,7 +175,10 @@ impl IntegerLinear {
                         let in_bytes = !self.in_singles || self.widened.is_some();
                         portable((w, k), (x, in_bytes), self.x_shape.stride(p), y);
                         if self.in_singles {
-                            y.iter_mut().for_each(|y| *y = y.to_bits() as i32 as f32);
+                            for (y, bias) in y.chunks_exact_mut(self.sums.stride(p)).zip(bias) {
+                                y.iter_mut()
+                                    .for_each(|y| *y = y.to_bits() as i32 as f32 + bias);
+                            }
                         }
                     }
                 };

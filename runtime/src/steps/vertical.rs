@@ -32,8 +32,8 @@ impl Expression {
         let out = sizes.panels(sizes.output());
         let shape = PanelShape { features, ..out };
         let mut values = Vec::with_capacity(vertical.operands.len());
-        // Without a first input the first operand is the step's own, and the others are the inputs after x.
-        let input = |i: usize| first.map_or(i.checked_sub(1).map(|i| i + 1), |f| Some(f + i));
+        // Without a first input the first operand is the step's own, and the others are the inputs after x and bias.
+        let input = |i: usize| first.map_or(i.checked_sub(1).map(|i| i + 2), |f| Some(f + i));
         for (i, operand) in vertical.operands.iter().enumerate() {
             let Some(input) = input(i) else {
                 values.push(None);

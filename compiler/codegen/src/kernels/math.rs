@@ -87,6 +87,13 @@ struct OddRational {
 impl OddRational {
     /// `x = f(x)`.
     fn emit(&self, b: &mut Builder, x: Vector) {
+        let (p, q) = self.ratio(b, x);
+        b.div(x, p, q);
+        b.free_vectors(&[p, q]);
+    }
+
+    /// `x P` and `Q` of x within the bounds, in new registers.
+    fn ratio(&self, b: &mut Builder, x: Vector) -> (Vector, Vector) {
         let (z, p, q) = (b.vector(), b.vector(), b.vector());
         b.constant(z, -self.clamp);
         b.max(x, z, x);
@@ -103,8 +110,8 @@ impl OddRational {
             }
         }
         b.mul(p, p, x);
-        b.div(x, p, q);
-        b.free_vectors(&[z, p, q]);
+        b.free_vector(z);
+        (p, q)
     }
 }
 
@@ -251,6 +258,18 @@ pub(super) fn activation(b: &mut Builder, kind: Activation, x: Vector) {
             b.free_vectors(&[half, t]);
         }
     }
+}
+
+/// GELU as a fraction: its numerator in x, its denominator in a new register. With `erf(x / sqrt 2) / 2 = x P / Q` it is
+/// `x (Q / 2 + x P) / Q`.
+pub(super) fn gelu_ratio(b: &mut Builder, x: Vector) -> Vector {
+    let t = b.vector();
+    b.copy(t, x);
+    let (p, q) = HALF_ERF.ratio(b, t);
+    b.fma(p, q, 0.5);
+    b.mul(x, x, p);
+    b.free_vectors(&[t, p]);
+    q
 }
 
 /// `x = 1 / (1 + exp(-x))`, within 3e-7 relative.

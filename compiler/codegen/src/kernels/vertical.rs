@@ -4,7 +4,7 @@
 //! has a first, a second, a third row, otherwise zero; from `[5]` on the operands: first row of a panel, the number of the first
 //! feature, or one number. y may be an operand of the same rows unless it is bytes.
 
-use lancet_artifact::{Binary as Function, Element, Extent, Vertical, VerticalOp};
+use lancet_artifact::{Activation, Binary as Function, Element, Extent, Vertical, VerticalOp};
 
 use super::{Tile, math};
 use crate::kir::{Addr, Binary, Builder, Program, Scalar, Shift, Unary, Vector, at};
@@ -233,6 +233,8 @@ impl Kernel<'_> {
     fn evaluate(&self, b: &mut Builder, v: usize, row: usize) -> Vector {
         let n = self.vertical.operands.len();
         let mut values: Vec<Option<Vector>> = self.held.clone();
+        // What the last value is still to be divided by.
+        let mut denominator = None;
         for (i, op) in self.vertical.ops.iter().enumerate() {
             for u in uses(op) {
                 if u < n && values[u].is_none() {
@@ -253,6 +255,13 @@ impl Kernel<'_> {
                     let is_float = self.element(a) == Element::F32;
                     b.binary(instruction(op, is_float), to, get(a), get(c));
                 }
+                VerticalOp::Activation {
+                    kind: Activation::Gelu,
+                    a,
+                } if self.is_quantized_next(i) => {
+                    b.copy(to, get(a));
+                    denominator = Some(math::gelu_ratio(b, to));
+                }
                 VerticalOp::Activation { kind, a } => {
                     b.copy(to, get(a));
                     math::activation(b, kind, to);
@@ -266,7 +275,15 @@ impl Kernel<'_> {
                     ..
                 } => {
                     let (low, high) = self.quantize.expect("set where something quantizes");
-                    b.div(to, get(a), get(scale));
+                    match denominator.take() {
+                        // One division for two.
+                        Some(d) => {
+                            b.mul(d, d, get(scale));
+                            b.div(to, get(a), d);
+                            b.free_vector(d);
+                        }
+                        None => b.div(to, get(a), get(scale)),
+                    }
                     // A NaN becomes the least value.
                     b.max(to, to, low);
                     b.min(to, to, high);
@@ -302,6 +319,12 @@ impl Kernel<'_> {
             }
         }
         result
+    }
+
+    /// Whether operation `i + 1` quantizes the result of operation `i`.
+    fn is_quantized_next(&self, i: usize) -> bool {
+        let value = self.vertical.operands.len() + i;
+        matches!(self.vertical.ops.get(i + 1), Some(VerticalOp::Quantize { a, .. }) if *a as usize == value)
     }
 
     fn element(&self, value: u32) -> Element {
