@@ -101,7 +101,7 @@ impl<'a> Order<'a> {
 
 /// Names that a node uses, those that its subgraphs capture included (and some that they define themselves, which no
 /// node outside gives).
-fn names_needed<'a>(node: &'a NodeProto, out: &mut Vec<&'a str>) {
+pub(crate) fn names_needed<'a>(node: &'a NodeProto, out: &mut Vec<&'a str>) {
     out.extend(
         node.input
             .iter()
