@@ -76,7 +76,10 @@ fn find(graph: &Graph) -> Vec<(NodeId, NodeId)> {
     let mut kept_for: HashMap<NodeId, NodeId> = HashMap::new();
     let mut by_key: HashMap<Key, Vec<NodeId>> = HashMap::new();
     for node in graph.order() {
-        if matches!(graph.op(node), Op::Input(_) | Op::If { .. } | Op::Loop { .. }) {
+        if matches!(
+            graph.op(node),
+            Op::Input(_) | Op::If { .. } | Op::Loop { .. }
+        ) {
             continue;
         }
         let operands = graph

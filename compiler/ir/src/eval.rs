@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use lancet_ops::{
-    Attributes, DataView, Iteration, IterationError, OpError, Operator, Tensor, TensorView, evaluate,
-    truth,
+    Attributes, DataView, Iteration, IterationError, OpError, Operator, Tensor, TensorView,
+    evaluate, truth,
 };
 
 use crate::bindings::{Bindings, Unify};
@@ -118,7 +118,9 @@ const MAX_COLLECTED: u64 = 4 << 30;
 /// The outputs of a graph whose inputs are these, in order.
 fn run(graph: &Graph, inputs: impl Iterator<Item = Tensor>) -> Result<Vec<Tensor>, EvalError> {
     let named = graph.inputs().iter().zip(inputs);
-    let named: Vec<_> = named.map(|(n, t)| (graph.node_name(*n).to_owned(), t)).collect();
+    let named: Vec<_> = named
+        .map(|(n, t)| (graph.node_name(*n).to_owned(), t))
+        .collect();
     let outputs = eval(graph, &named)?;
     Ok(outputs.into_iter().map(|(_, t)| t).collect())
 }
@@ -267,7 +269,10 @@ impl<'a> Evaluation<'a> {
     fn needed(&self, node: NodeId) -> &'a [Dim] {
         match self.graph.op(node) {
             Op::Dims(dims) | Op::View(dims) | Op::Broadcast(dims) => dims,
-            Op::Input(_) | Op::Const(_) | Op::Convert(_) | Op::Apply(..)
+            Op::Input(_)
+            | Op::Const(_)
+            | Op::Convert(_)
+            | Op::Apply(..)
             | Op::If { .. }
             | Op::Loop { .. } => &[],
         }
@@ -413,10 +418,20 @@ impl<'a> Evaluation<'a> {
         let read = owned(read);
         let collected = (n_carried as u32..self.graph.n_results(node) as u32).map(|result| {
             let ty = self.graph.ty(Value { node, result });
-            let sizes = ty.shape[1..].iter().map(|d| self.bindings.eval(d).unwrap_or(0));
-            (ty.dtype, sizes.map(|d| usize::try_from(d).unwrap_or(0)).collect())
+            let sizes = ty.shape[1..]
+                .iter()
+                .map(|d| self.bindings.eval(d).unwrap_or(0));
+            (
+                ty.dtype,
+                sizes.map(|d| usize::try_from(d).unwrap_or(0)).collect(),
+            )
         });
-        let single = |i: usize| body.shape(Value { node: body.inputs()[i], result: 0 });
+        let single = |i: usize| {
+            body.shape(Value {
+                node: body.inputs()[i],
+                result: 0,
+            })
+        };
         let loops = Iteration {
             trips: tensors[0].and_then(|t| t.to_i64_vec().first().copied()),
             condition: match tensors[1] {
@@ -436,7 +451,9 @@ impl<'a> Evaluation<'a> {
                 Tensor::new(vec![1; single(0).len()], vec![i]),
                 Tensor::new(vec![1; single(1).len()], vec![condition]),
             ];
-            let operands = first.into_iter().chain(carried.iter().chain(&read).cloned());
+            let operands = first
+                .into_iter()
+                .chain(carried.iter().chain(&read).cloned());
             run(body, operands).map_err(|e| IterationError(e.to_string()))
         });
         let results = results.map_err(|e: IterationError| self.region_error(node, e))?;

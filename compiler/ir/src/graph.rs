@@ -579,7 +579,10 @@ impl Graph {
                 let elements = r.elements.as_deref().unwrap_or_default();
                 r.ty.shape.iter().chain(elements)
             });
-            own.iter().chain(known).flat_map(Dim::symbols).collect::<Vec<_>>()
+            own.iter()
+                .chain(known)
+                .flat_map(Dim::symbols)
+                .collect::<Vec<_>>()
         };
         self.nodes.node_weights().flat_map(sizes).collect()
     }

@@ -33,6 +33,10 @@ pub(crate) enum Binding {
     Value(Value),
     /// A list of values, which operators on sequences take apart.
     Sequence(Arc<[Value]>),
+    /// A list of values of one shape, along the first dimension of one value.
+    Stacked(Value),
+    /// A list that a loop carries: what it was before the iteration, and these values behind it.
+    Grown(Arc<[Value]>),
     /// An optional input of a function that its call leaves out.
     Absent,
     /// A result of a node that has been reported, or that depends on one.
@@ -325,7 +329,7 @@ impl<'a> Walk<'a> {
                 match scope.lookup(name) {
                     Some(Binding::Value(v)) => Some(v),
                     Some(Binding::Absent) => None,
-                    Some(Binding::Sequence(_)) => {
+                    Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                         return Err(Fault::unsupported(format!(
                             "operand `{name}` is a sequence"
                         )));
@@ -351,6 +355,8 @@ impl<'a> Walk<'a> {
                 _ if name.is_empty() => None,
                 Some(Binding::Value(value)) => Some(Item::Tensor(value)),
                 Some(Binding::Sequence(parts)) => Some(Item::Sequence(parts)),
+                Some(Binding::Stacked(value)) => Some(Item::Stacked(value)),
+                Some(Binding::Grown(parts)) => Some(Item::Grown(parts)),
                 Some(Binding::Absent) => None,
                 Some(Binding::Failed) => return Ok(Binding::Failed),
                 None => {
@@ -376,6 +382,8 @@ impl<'a> Walk<'a> {
         Ok(match sequence::add(&mut self.graph, call, &items)? {
             Item::Tensor(value) => Binding::Value(value),
             Item::Sequence(parts) => Binding::Sequence(parts),
+            Item::Stacked(value) => Binding::Stacked(value),
+            Item::Grown(parts) => Binding::Grown(parts),
         })
     }
 
@@ -535,26 +543,17 @@ impl<'a> Walk<'a> {
         self.body(&function.node, Vec::new(), &wanted, &mut inner)?;
         results(node, &function.output, &inner)
     }
-
-    fn constant_condition(&self, condition: Value) -> Option<bool> {
-        if let Some(tensor) = self.graph.constant(condition) {
-            return match tensor.as_slice::<bool>()? {
-                [c] => Some(*c),
-                _ => None,
-            };
-        }
-        match self.graph.elements(condition)? {
-            [c] => c.as_fixed().map(|c| c != 0),
-            _ => None,
-        }
-    }
 }
 
 /// True for operators on sequences, and for a copy of one.
 fn is_of_sequences(node: &NodeProto, scope: &Scope<'_>) -> bool {
     let is_copy = || {
         let operand = node.input.first().and_then(|name| scope.lookup(name));
-        node.op_type == "Identity" && matches!(operand, Some(Binding::Sequence(_)))
+        let is_sequence = matches!(
+            operand,
+            Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_))
+        );
+        node.op_type == "Identity" && is_sequence
     };
     domain(&node.domain).is_empty() && (sequence::is_known(&node.op_type) || is_copy())
 }
@@ -596,7 +595,7 @@ fn results(
         } else {
             match inner.lookup(name) {
                 Some(Binding::Value(v)) => Some(v),
-                Some(Binding::Sequence(_)) => {
+                Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                     let message = format!("result `{name}` of its body is a sequence");
                     return Err(Fault::unsupported(message).into());
                 }

@@ -55,7 +55,12 @@ impl Session {
                     condition: true,
                     carried: Vec::new(),
                     collected: collected
-                        .map(|&v| (program.values[v as usize].dtype, element(&self.binding, program, v)))
+                        .map(|&v| {
+                            (
+                                program.values[v as usize].dtype,
+                                element(&self.binding, program, v),
+                            )
+                        })
                         .collect(),
                     max_bytes: model.shared.options.max_arena_bytes,
                 };
@@ -83,7 +88,8 @@ impl Session {
             regions = models.map(Session::new).collect();
         }
         let left = self.limit_bytes.saturating_sub(self.arena.len() as u64);
-        let others = |regions: &[Vec<Session>]| regions.iter().flatten().map(Session::held_bytes).sum();
+        let others =
+            |regions: &[Vec<Session>]| regions.iter().flatten().map(Session::held_bytes).sum();
         let mut held: u64 = others(&self.regions);
         if left / 2 < held {
             self.regions.iter_mut().for_each(Vec::clear);
@@ -142,8 +148,8 @@ fn choose(
     iterations_left: &mut u64,
 ) -> Result<Vec<Tensor>, Failure> {
     let condition = operands.first().copied().flatten().and_then(truth);
-    let condition = condition
-        .ok_or_else(|| Failure::Message("its condition is not one boolean".to_owned()))?;
+    let condition =
+        condition.ok_or_else(|| Failure::Message("its condition is not one boolean".to_owned()))?;
     let rest: Vec<TensorView<'_>> = operands[1..].iter().copied().flatten().collect();
     let (first, second) = rest.split_at(then.model.plan().inputs.len());
     match condition {
@@ -184,7 +190,9 @@ fn iterate(
     let ones = [vec![1; rank(0)], vec![1; rank(1)]];
     iteration.run(|i, condition, carried| {
         *iterations_left = iterations_left.checked_sub(1).ok_or_else(|| {
-            Failure::Message(format!("loops of one request run more than {limit} iterations"))
+            Failure::Message(format!(
+                "loops of one request run more than {limit} iterations"
+            ))
         })?;
         let first = [
             Tensor::new(ones[0].clone(), vec![i]),

@@ -24,13 +24,21 @@ pub(super) fn branch(
     boolean(condition.ok_or("takes a condition")?)?;
     let n = then.inputs().len();
     if rest.len() != n + otherwise.inputs().len() {
-        return Err(format!("takes {} operands, found {}", 1 + n + otherwise.inputs().len(), operands.len()));
+        return Err(format!(
+            "takes {} operands, found {}",
+            1 + n + otherwise.inputs().len(),
+            operands.len()
+        ));
     }
     let (first, second) = rest.split_at(n);
     let mut results = outputs(then, &arguments(then, 0, first, &|_, _| true)?);
     let other = outputs(otherwise, &arguments(otherwise, 0, second, &|_, _| true)?);
     if results.len() != other.len() {
-        return Err(format!("its graphs give {} and {} results", results.len(), other.len()));
+        return Err(format!(
+            "its graphs give {} and {} results",
+            results.len(),
+            other.len()
+        ));
     }
     for (i, (a, b)) in results.iter_mut().zip(other).enumerate() {
         if a.dtype != b.dtype || a.shape.len() != b.shape.len() {
@@ -73,7 +81,12 @@ pub(super) fn iteration(
     if let Some(condition) = operands[1] {
         boolean(condition)?;
     }
-    let input = |i: usize| body.ty(Value { node: body.inputs()[i], result: 0 });
+    let input = |i: usize| {
+        body.ty(Value {
+            node: body.inputs()[i],
+            result: 0,
+        })
+    };
     let output = |i: usize| body.ty(body.outputs()[i].value);
     for (i, dtype) in [DType::I64, DType::Bool].into_iter().enumerate() {
         if input(i).dtype != dtype || !is_single(input(i)) {
@@ -135,6 +148,12 @@ pub(super) fn checked(op: &str, results: Vec<TensorType>, n_results: usize) -> M
             message: format!("gives {} results, not {n_results}", results.len()),
         });
     }
+    if results.is_empty() {
+        return Err(IrError::Type {
+            op: op.to_owned(),
+            message: "gives no results".to_owned(),
+        });
+    }
     for ty in &results {
         check_result(op, ty)?;
     }
@@ -150,7 +169,10 @@ struct Partial {
 impl Partial {
     fn with(self, fresh: &mut dyn FnMut() -> Dim) -> TensorType {
         let shape = self.shape.into_iter();
-        TensorType::new(self.dtype, shape.map(|d| d.unwrap_or_else(&mut *fresh)).collect())
+        TensorType::new(
+            self.dtype,
+            shape.map(|d| d.unwrap_or_else(&mut *fresh)).collect(),
+        )
     }
 }
 
@@ -180,7 +202,9 @@ fn arguments(
     let mut known = HashMap::new();
     for (i, (&node, operand)) in graph.inputs()[skip..].iter().zip(operands).enumerate() {
         let input = graph.ty(Value { node, result: 0 });
-        let operand = &operand.ok_or_else(|| format!("operand for {input} is absent"))?.ty;
+        let operand = &operand
+            .ok_or_else(|| format!("operand for {input} is absent"))?
+            .ty;
         let differs = |(a, b): (&Dim, &Dim)| {
             let (a, b) = (a.as_fixed(), b.as_fixed());
             a.is_some() && b.is_some() && a != b
@@ -210,7 +234,10 @@ fn outputs(graph: &Graph, known: &HashMap<Symbol, Dim>) -> Vec<Partial> {
         .map(|o| {
             let ty = graph.ty(o.value);
             let shape = ty.shape.iter().map(|d| substitute(d, known)).collect();
-            Partial { dtype: ty.dtype, shape }
+            Partial {
+                dtype: ty.dtype,
+                shape,
+            }
         })
         .collect()
 }

@@ -23,6 +23,8 @@ const MAX_REGIONS: usize = 12;
 const MAX_UNROLLED: usize = 4096;
 /// Nodes that are copied into a graph to have a constant there.
 const MAX_COPIED: usize = 32;
+/// Largest tensor from which a condition is computed.
+const MAX_ELEMENTS: i64 = 1 << 12;
 /// How often the sizes of what a loop carries are taken from what the last walk found.
 const MAX_WALKS: usize = 3;
 
@@ -132,7 +134,10 @@ impl<'a> Walk<'a> {
         let wanted: Vec<usize> = (0..node.output.len()).filter(|&i| used[i]).collect();
         if let Some(taken) = self.constant_condition(*condition) {
             let taken = if taken { yes } else { no };
-            let names: Vec<&'a str> = wanted.iter().map(|&i| taken.output[i].name.as_str()).collect();
+            let names: Vec<&'a str> = wanted
+                .iter()
+                .map(|&i| taken.output[i].name.as_str())
+                .collect();
             let mut inner = scope.inside(name_of(node));
             self.body(&taken.node, initializers_of(taken), &names, &mut inner)?;
             return spread(node, &wanted, found(&names, &inner)?);
@@ -141,13 +146,16 @@ impl<'a> Walk<'a> {
         let mut operands = vec![Some(*condition)];
         let mut arrangements = Vec::new();
         for branch in [yes, no] {
-            let names: Vec<&'a str> = wanted.iter().map(|&i| branch.output[i].name.as_str()).collect();
+            let names: Vec<&'a str> = wanted
+                .iter()
+                .map(|&i| branch.output[i].name.as_str())
+                .collect();
             let mut walk = |walk: &mut Walk<'a>, _: &[Value], inner: &mut Scope<'_>| {
                 walk.body(&branch.node, initializers_of(branch), &names, inner)?;
                 found(&names, inner)
             };
             let region = self.region(branch, node, Vec::new(), scope, &mut walk)?;
-            let Some((values, arrangement)) = flattened(&region.results) else {
+            let Some((values, arrangement)) = flattened(&region.results)? else {
                 return Ok(vec![Binding::Failed; node.output.len()]);
             };
             let (graph, captures) = self.close(region, &values)?;
@@ -204,18 +212,19 @@ impl<'a> Walk<'a> {
         if let Some(results) = self.unrolled(node, body, (trips, condition), carried, scope)? {
             return Ok(results);
         }
-        let states = carried.iter().map(|binding| match binding {
-            Binding::Value(value) => Ok(*value),
-            _ => Err(Fault::unsupported(
-                "a sequence is carried through a loop whose number of iterations is not constant, or large",
-            )),
-        });
-        let states = states.collect::<Result<Vec<Value>, Fault>>()?;
-        let wanted: Vec<usize> = (0..node.output.len()).filter(|&i| i < n || used[i]).collect();
+        // A sequence is not carried: what iterations add to it is collected.
+        let tensors_of = |binding: &Binding| match binding {
+            Binding::Value(value) => Some(*value),
+            _ => None,
+        };
+        let states: Vec<Value> = carried.iter().filter_map(tensors_of).collect();
+        let is_tensor: Vec<bool> = carried.iter().map(|b| tensors_of(b).is_some()).collect();
+        let output = |i: usize| body.output[1 + i].name.as_str();
+        let sequences: Vec<usize> = (0..n).filter(|&i| !is_tensor[i]).collect();
+        let collected: Vec<usize> = (n..node.output.len()).filter(|&i| used[i]).collect();
+        let order: Vec<usize> = (0..n).filter(|&i| is_tensor[i]).chain(collected).collect();
         let mut names = vec![body.output[0].name.as_str()];
-        names.extend(body.output[1..=n].iter().map(|o| o.name.as_str()));
-        let collected = wanted.iter().filter(|&&i| n <= i);
-        names.extend(collected.map(|&i| body.output[1 + i].name.as_str()));
+        names.extend(order.iter().chain(&sequences).map(|&i| output(i)));
         let singles = [DType::I64, DType::Bool].into_iter().zip(&body.input);
         let mut formals: Vec<Formal> = singles
             .map(|(dtype, input)| Formal {
@@ -223,30 +232,109 @@ impl<'a> Walk<'a> {
                 ..Formal::scalar(&input.name, dtype)
             })
             .collect();
-        for (input, &state) in body.input[2..].iter().zip(&states) {
-            formals.push(Formal::of(&input.name, self.graph.ty(state)));
+        for (input, binding) in body.input[2..].iter().zip(carried) {
+            if let Binding::Value(state) = binding {
+                formals.push(Formal::of(&input.name, self.graph.ty(*state)));
+            }
         }
+        let mut n_added = Vec::new();
         let mut walk = |walk: &mut Walk<'a>, formals: &[Value], inner: &mut Scope<'_>| {
-            for (input, &value) in body.input.iter().zip(formals) {
-                inner.bind(&input.name, Binding::Value(value));
+            let mut formals = formals.iter();
+            for (i, input) in body.input.iter().enumerate() {
+                let binding = match formals.as_slice().first() {
+                    Some(&value) if i < 2 || is_tensor[i - 2] => {
+                        formals.next();
+                        Binding::Value(value)
+                    }
+                    _ => Binding::Grown(Arc::from([])),
+                };
+                inner.bind(&input.name, binding);
             }
             walk.body(&body.node, initializers_of(body), &names, inner)?;
-            found(&names, inner)
+            let mut results = found(&names, inner)?;
+            n_added.clear();
+            for _ in &sequences {
+                match results.remove(1 + order.len()) {
+                    Binding::Grown(parts) => {
+                        n_added.push(parts.len());
+                        match parts.as_ref() {
+                            [] => {}
+                            [part] => results.push(Binding::Value(*part)),
+                            parts => results.push(Binding::Value(walk.stacked(parts)?)),
+                        }
+                    }
+                    Binding::Failed => results.push(Binding::Failed),
+                    _ => {
+                        let message = "a loop carries a sequence to which it does more than append";
+                        return Err(Fault::unsupported(message).into());
+                    }
+                }
+            }
+            Ok(results)
         };
-        let region = self.settled(body, node, formals, n, 1, scope, &mut walk)?;
+        let n_states = states.len();
+        let region = self.settled(body, node, formals, n_states, 1, scope, &mut walk)?;
         let Some(values) = tensors(&region.results)? else {
             return Ok(vec![Binding::Failed; node.output.len()]);
         };
         let (graph, captures) = self.close(region, &values)?;
         let op = Op::Loop {
             body: Arc::new(graph),
-            n_carried: n,
+            n_carried: n_states,
         };
         let mut operands = vec![trips, condition];
         operands.extend(states.into_iter().chain(captures).map(Some));
         let results = self.run_node(node, op, &operands, scope)?;
-        let wanted: Vec<usize> = (0..n).chain(wanted.into_iter().filter(|&i| n <= i)).collect();
-        spread(node, &wanted, results.into_iter().map(Binding::Value).collect())
+        let (results, mut added) = (&results[..order.len()], results[order.len()..].iter());
+        let mut out = vec![Binding::Absent; node.output.len().max(n)];
+        for (&i, &value) in order.iter().zip(results) {
+            out[i] = Binding::Value(value);
+        }
+        for (&i, &n_parts) in sequences.iter().zip(&n_added) {
+            out[i] = match added.as_slice().first() {
+                Some(&parts) if 0 < n_parts => {
+                    added.next();
+                    self.appended(&carried[i], parts, n_parts)?
+                }
+                _ => carried[i].clone(),
+            };
+        }
+        out.truncate(node.output.len());
+        Ok(out)
+    }
+
+    /// A sequence with what iterations of a loop have added to it, `n_parts` each.
+    fn appended(
+        &mut self,
+        sequence: &Binding,
+        added: Value,
+        n_parts: usize,
+    ) -> Result<Binding, Fault> {
+        let mut added = added;
+        if 1 < n_parts {
+            let shape = self.graph.shape(added);
+            let n = shape[0].mul(&shape[1]);
+            let n = n.ok_or_else(|| Fault::unsupported("a size of many terms"))?;
+            let shape = std::iter::once(n)
+                .chain(shape[2..].iter().cloned())
+                .collect();
+            let node = self.graph.add(Op::View(shape), &[Some(added)])?;
+            added = Value { node, result: 0 };
+        }
+        let before = match sequence {
+            Binding::Stacked(before) => *before,
+            Binding::Sequence(parts) if parts.is_empty() => return Ok(Binding::Stacked(added)),
+            Binding::Sequence(parts) => self.stacked(parts)?,
+            _ => {
+                let message = "a loop inside another one carries the other one's sequence";
+                return Err(Fault::unsupported(message));
+            }
+        };
+        let along = Attributes::new().with("axis", Attribute::Int(0));
+        let all = self
+            .graph
+            .apply(Operator::Concat, along, &[before, added])?;
+        Ok(Binding::Stacked(all))
     }
 
     /// The results of a loop that is walked in place, if its iterations are known and few.
@@ -266,12 +354,31 @@ impl<'a> Walk<'a> {
             None => None,
         };
         let condition = condition.map_or(Some(true), |c| self.constant_condition(c));
-        let Some(mut condition) = condition else {
+        let Some(condition) = condition else {
             return Ok(None);
         };
+        let before = self.errors.fork();
+        let results = self.walk_iterations(node, body, (trips, most), condition, carried, scope);
+        match results {
+            // Whatever went wrong on the way may not, or is found again, in a graph of its own.
+            Ok(None) => self.errors = before,
+            Ok(Some(_)) | Err(_) => self.errors.join(before),
+        }
+        results
+    }
+
+    /// As [`Walk::unrolled`], for at most `most` iterations; `None` if the number of iterations is not known.
+    fn walk_iterations(
+        &mut self,
+        node: &'a NodeProto,
+        body: &'a GraphProto,
+        (trips, most): (Option<i64>, usize),
+        mut condition: bool,
+        carried: &[Binding],
+        scope: &Scope<'_>,
+    ) -> Result<Option<Vec<Binding>>, Faults> {
         let n = carried.len();
         let names: Vec<&'a str> = body.output.iter().map(|o| o.name.as_str()).collect();
-        let before = self.errors.fork();
         let mut outside = scope.inside(name_of(node));
         let mut needed = Vec::new();
         graph_names_needed(body, &mut needed);
@@ -286,7 +393,6 @@ impl<'a> Walk<'a> {
         let mut i = 0usize;
         while condition && trips.is_none_or(|trips| (i as i64) < trips) {
             if most <= i {
-                self.errors = before;
                 return Ok(None);
             }
             let mut inner = outside.inside(&i.to_string());
@@ -307,7 +413,6 @@ impl<'a> Walk<'a> {
                 _ => None,
             };
             let (true, Some(next)) = (self.errors.is_empty(), next) else {
-                self.errors = before;
                 return Ok(None);
             };
             condition = next;
@@ -318,19 +423,18 @@ impl<'a> Walk<'a> {
             i += 1;
         }
         let mut results = carried;
-        for list in collected.into_iter().take(node.output.len().saturating_sub(n)) {
+        for list in collected
+            .into_iter()
+            .take(node.output.len().saturating_sub(n))
+        {
             match tensors(&list)? {
                 Some(parts) if !parts.is_empty() => {
                     results.push(Binding::Value(self.stacked(&parts)?));
                 }
                 // What an iteration would have given is not known.
-                _ => {
-                    self.errors = before;
-                    return Ok(None);
-                }
+                _ => return Ok(None),
             }
         }
-        self.errors.join(before);
         results.truncate(node.output.len());
         Ok(Some(results))
     }
@@ -355,7 +459,11 @@ impl<'a> Walk<'a> {
                 "scan_output_directions",
             ]
         };
-        if let Some((name, _)) = attributes.values.iter().find(|(name, _)| !known.contains(name)) {
+        if let Some((name, _)) = attributes
+            .values
+            .iter()
+            .find(|(name, _)| !known.contains(name))
+        {
             let message = "is not an attribute of this operator".to_owned();
             return Err(Fault::Attribute(name.to_owned(), message).into());
         }
@@ -370,15 +478,17 @@ impl<'a> Walk<'a> {
         let Some(values) = tensors(operands)? else {
             return Err(Fault::invalid("an operand is absent").into());
         };
-        let n_read = attributes.values.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok());
+        let n_read = attributes
+            .values
+            .int("num_scan_inputs")
+            .and_then(|n| usize::try_from(n).ok());
         let n_read = n_read.filter(|&n| 0 < n && n <= values.len());
-        let n_read =
-            n_read.ok_or_else(|| Fault::invalid("attribute `num_scan_inputs` is missing or wrong"))?;
+        let n_read = n_read
+            .ok_or_else(|| Fault::invalid("attribute `num_scan_inputs` is missing or wrong"))?;
         let n_states = values.len() - n_read;
         let n_collected = body.output.len().checked_sub(n_states);
-        let n_collected = n_collected.filter(|_| {
-            body.input.len() == values.len() && node.output.len() <= body.output.len()
-        });
+        let n_collected = n_collected
+            .filter(|_| body.input.len() == values.len() && node.output.len() <= body.output.len());
         let Some(n_collected) = n_collected else {
             let message = format!(
                 "has {} operands and {} results, its graph takes {} and gives {}",
@@ -405,7 +515,10 @@ impl<'a> Walk<'a> {
             node,
             body,
             n_states,
-            reads: list("scan_input_axes", n_read)?.into_iter().zip(directions).collect(),
+            reads: list("scan_input_axes", n_read)?
+                .into_iter()
+                .zip(directions)
+                .collect(),
             collects: (list("scan_output_axes", n_collected)?.into_iter())
                 .zip(list("scan_output_directions", n_collected)?)
                 .collect(),
@@ -492,7 +605,8 @@ impl<'a> Walk<'a> {
             found(&names, inner)
         };
         let region = self.settled(body, scan.node, formals, n, 0, scope, &mut walk)?;
-        let Some(mut results) = self.repeated(scan.node, region, length, n, operands, scope)? else {
+        let Some(mut results) = self.repeated(scan.node, region, length, n, operands, scope)?
+        else {
             return Ok(None);
         };
         for (result, &(axis, direction)) in results[n..].iter_mut().zip(&scan.collects) {
@@ -514,11 +628,24 @@ impl<'a> Walk<'a> {
         let Some(results) = tensors(&region.results)? else {
             return Ok(None);
         };
-        let mut outputs = vec![region.graph.add_const("go_on", Arc::new(Tensor::scalar(true)))];
+        let mut outputs = vec![
+            region
+                .graph
+                .add_const("go_on", Arc::new(Tensor::scalar(true))),
+        ];
         outputs.extend(results);
         let (graph, captures) = self.close(region, &outputs)?;
-        let trips = self.graph.add(Op::Dims(vec![trips]), &[]).map_err(Fault::from)?;
-        let mut all = vec![Some(Value { node: trips, result: 0 }), None];
+        let trips = self
+            .graph
+            .add(Op::Dims(vec![trips]), &[])
+            .map_err(Fault::from)?;
+        let mut all = vec![
+            Some(Value {
+                node: trips,
+                result: 0,
+            }),
+            None,
+        ];
         all.extend(operands.iter().copied().chain(captures).map(Some));
         let op = Op::Loop {
             body: Arc::new(graph),
@@ -538,10 +665,18 @@ impl<'a> Walk<'a> {
         let last = self.graph.shape(x)[axis].sub(&Dim::fixed(1));
         let last = last.ok_or_else(|| Fault::unsupported("a size of many terms"))?;
         let last = self.graph.add(Op::Dims(vec![last]), &[])?;
-        let last = Value { node: last, result: 0 };
+        let last = Value {
+            node: last,
+            result: 0,
+        };
         let scalar = self.graph.add(Op::View(Vec::new()), &[Some(last)])?;
-        let scalar = Value { node: scalar, result: 0 };
-        Ok(self.graph.apply(Operator::Sub, Attributes::new(), &[scalar, at])?)
+        let scalar = Value {
+            node: scalar,
+            result: 0,
+        };
+        Ok(self
+            .graph
+            .apply(Operator::Sub, Attributes::new(), &[scalar, at])?)
     }
 
     /// A collection with its first dimension as dimension `axis`, in either direction.
@@ -553,14 +688,24 @@ impl<'a> Walk<'a> {
                 self.graph.add_const("reversed", Arc::new(tensor))
             };
             let operands = [x, ints(-1), ints(i64::MIN), ints(0), ints(-1)];
-            x = self.graph.apply(Operator::Slice, Attributes::new(), &operands)?;
+            x = self
+                .graph
+                .apply(Operator::Slice, Attributes::new(), &operands)?;
         }
         let rank = self.graph.ty(x).rank();
         let axis = axis_of(axis, rank)?;
         if axis == 0 {
             return Ok(x);
         }
-        let place = |i: usize| if i < axis { i + 1 } else if i == axis { 0 } else { i };
+        let place = |i: usize| {
+            if i < axis {
+                i + 1
+            } else if i == axis {
+                0
+            } else {
+                i
+            }
+        };
         let perm = (0..rank).map(|i| place(i) as i64).collect();
         let perm = Attributes::new().with("perm", Attribute::Ints(perm));
         Ok(self.graph.apply(Operator::Transpose, perm, &[x])?)
@@ -572,14 +717,20 @@ impl<'a> Walk<'a> {
         let axis = self.graph.add_const("axis", Arc::new(axis));
         let mut rows = Vec::with_capacity(parts.len());
         for &part in parts {
-            rows.push(self.graph.apply(Operator::Unsqueeze, Attributes::new(), &[part, axis])?);
+            rows.push(
+                self.graph
+                    .apply(Operator::Unsqueeze, Attributes::new(), &[part, axis])?,
+            );
         }
         let along = Attributes::new().with("axis", Attribute::Int(0));
         Ok(self.graph.apply(Operator::Concat, along, &rows)?)
     }
 
     /// Walks the graph of a loop until what it carries on has the sizes of what it is given, or sizes of which nothing is known.
-    #[expect(clippy::too_many_arguments, reason = "each is another part of one description")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of one description"
+    )]
     fn settled(
         &mut self,
         body: &'a GraphProto,
@@ -657,18 +808,26 @@ impl<'a> Walk<'a> {
             ..scope.inside(name_of(node))
         };
         let name = crate::onnx::inputs::identifier(&body.name);
-        let mut graph = self.graph.region(&name.unwrap_or_else(|| "region".to_owned()));
+        let mut graph = self
+            .graph
+            .region(&name.unwrap_or_else(|| "region".to_owned()));
         let mut taken = HashSet::new();
         let mut values = Vec::with_capacity(formals.len());
         let n_formals = formals.len();
         for formal in formals {
             let shape = formal.shape.into_iter();
-            let shape = shape.map(|d| d.unwrap_or_else(|| graph.fresh_dim())).collect();
+            let shape = shape
+                .map(|d| d.unwrap_or_else(|| graph.fresh_dim()))
+                .collect();
             let name = unique(&mut taken, &formal.name);
             values.push(graph.add_input(&name, TensorType::new(formal.dtype, shape)));
         }
         let mut own: HashSet<&str> = body.input.iter().map(|i| i.name.as_str()).collect();
-        own.extend(body.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+        own.extend(
+            body.node
+                .iter()
+                .flat_map(|n| n.output.iter().map(String::as_str)),
+        );
         let initializers = initializers_of(body);
         own.extend(initializers.iter().map(super::Initializer::name));
         let mut needed = Vec::new();
@@ -692,6 +851,9 @@ impl<'a> Walk<'a> {
                 Binding::Sequence(parts) => {
                     Binding::Sequence(parts.iter().map(|&v| capture(v)).collect())
                 }
+                Binding::Stacked(value) => Binding::Stacked(capture(value)),
+                // It is the loop's own: nothing inside reads it, and no graph inside may give it.
+                Binding::Grown(_) => Binding::Grown(Arc::from([])),
                 Binding::Absent => Binding::Absent,
                 Binding::Failed => Binding::Failed,
             };
@@ -739,16 +901,26 @@ impl<'a> Walk<'a> {
             }
             let outside: HashSet<_> = self.graph.symbols().cloned().collect();
             let used = graph.used_symbols();
-            let Some(symbol) = used.into_iter().find(|s| outside.contains(s) && !told.contains(s))
+            let Some(symbol) = used
+                .into_iter()
+                .find(|s| outside.contains(s) && !told.contains(s))
             else {
                 return Ok((graph, captures));
             };
-            let nodes = self.graph.inputs().iter().copied().chain(self.graph.nodes());
+            let nodes = self
+                .graph
+                .inputs()
+                .iter()
+                .copied()
+                .chain(self.graph.nodes());
             let mut values = nodes.flat_map(|node| {
                 (0..self.graph.n_results(node) as u32).map(move |result| Value { node, result })
             });
             let value = values.find(|v| {
-                self.graph.shape(*v).iter().any(|d| d.as_symbol() == Some(&symbol))
+                self.graph
+                    .shape(*v)
+                    .iter()
+                    .any(|d| d.as_symbol() == Some(&symbol))
             });
             let Some(value) = value else {
                 let message = format!("the size `{symbol}` is not known inside");
@@ -772,20 +944,46 @@ impl<'a> Walk<'a> {
         let name = format!("{}{}", scope.prefix, name_of(node));
         self.graph.set_node_name(added, &name);
         let n = self.graph.n_results(added) as u32;
-        Ok((0..n).map(|result| Value { node: added, result }).collect())
+        Ok((0..n)
+            .map(|result| Value {
+                node: added,
+                result,
+            })
+            .collect())
     }
 
+    /// The number that a value is, if it is a constant, a size that is known, or computed from a few small constants.
     fn constant_integer(&self, value: Value) -> Option<i64> {
-        if let Some(tensor) = self.graph.constant(value) {
-            return match tensor.as_slice::<i64>()? {
-                [n] => Some(*n),
-                _ => None,
-            };
+        match self.graph.elements(value) {
+            Some([n]) => return n.as_fixed(),
+            Some(_) => return None,
+            None => {}
         }
-        match self.graph.elements(value)? {
-            [n] => n.as_fixed(),
+        let mut alone = Graph::new("constant");
+        let copy = constant(&self.graph, &mut alone, value)?;
+        let is_small = |node| {
+            (0..alone.n_results(node) as u32).all(|result| {
+                let n = Dim::product(alone.shape(Value { node, result }));
+                n.and_then(|n| n.as_fixed())
+                    .is_some_and(|n| n <= MAX_ELEMENTS)
+            })
+        };
+        if !alone.nodes().into_iter().all(is_small) {
+            return None;
+        }
+        alone.add_output("value", copy);
+        let (_, tensor) = lancet_ir::eval::<&str>(&alone, &[]).ok()?.pop()?;
+        match tensor.view().to_i64_vec().as_slice() {
+            [n] => Some(*n),
             _ => None,
         }
+    }
+
+    fn constant_condition(&self, condition: Value) -> Option<bool> {
+        let is_boolean = self.graph.ty(condition).dtype == DType::Bool;
+        self.constant_integer(condition)
+            .filter(|_| is_boolean)
+            .map(|c| c != 0)
     }
 }
 
@@ -810,9 +1008,9 @@ fn graph_named<'a>(attributes: &NodeAttributes<'a>, name: &str) -> Result<&'a Gr
 /// What the outputs of a graph stand for.
 fn found(names: &[&str], scope: &Scope<'_>) -> Result<Vec<Binding>, Faults> {
     let lookup = |name: &&str| {
-        scope.lookup(name).ok_or_else(|| {
-            Fault::invalid(format!("result `{name}` of its body is not defined"))
-        })
+        scope
+            .lookup(name)
+            .ok_or_else(|| Fault::invalid(format!("result `{name}` of its body is not defined")))
     };
     Ok(names.iter().map(lookup).collect::<Result<_, Fault>>()?)
 }
@@ -831,7 +1029,7 @@ fn spread(
 }
 
 /// Values one behind the other, and for each binding how many are its sequence; `None` if something has failed.
-fn flattened(bindings: &[Binding]) -> Option<(Vec<Value>, Vec<Option<usize>>)> {
+fn flattened(bindings: &[Binding]) -> Result<Option<(Vec<Value>, Vec<Option<usize>>)>, Fault> {
     let mut values = Vec::new();
     let mut arrangement = Vec::new();
     for binding in bindings {
@@ -844,24 +1042,34 @@ fn flattened(bindings: &[Binding]) -> Option<(Vec<Value>, Vec<Option<usize>>)> {
                 values.extend(parts.iter());
                 arrangement.push(Some(parts.len()));
             }
-            Binding::Absent | Binding::Failed => return None,
+            Binding::Stacked(_) | Binding::Grown(_) => {
+                let message = "a sequence of a length that is not constant is a result";
+                return Err(Fault::unsupported(message));
+            }
+            Binding::Absent => return Err(Fault::invalid("a value is absent")),
+            Binding::Failed => return Ok(None),
         }
     }
-    Some((values, arrangement))
+    Ok(Some((values, arrangement)))
 }
 
 /// Values of bindings; `None` if something has failed.
 fn tensors(bindings: &[Binding]) -> Result<Option<Vec<Value>>, Fault> {
-    match flattened(bindings) {
+    match flattened(bindings)? {
         Some((_, arrangement)) if arrangement.iter().any(Option::is_some) => {
-            Err(Fault::unsupported("a sequence stands where only tensors are supported"))
+            let message = "a sequence stands where only tensors are supported";
+            Err(Fault::unsupported(message))
         }
         flat => Ok(flat.map(|(values, _)| values)),
     }
 }
 
 fn axis_of(axis: i64, rank: usize) -> Result<usize, Fault> {
-    let from_front = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
+    let from_front = if axis < 0 {
+        axis.saturating_add(rank as i64)
+    } else {
+        axis
+    };
     let from_front = usize::try_from(from_front).ok().filter(|&a| a < rank);
     from_front.ok_or_else(|| Fault::invalid(format!("axis {axis} of {rank} dimensions")))
 }
@@ -902,9 +1110,14 @@ fn unique(taken: &mut HashSet<String>, name: &str) -> String {
 
 /// A value of `outside` that is copied into `graph`: what is computed from constants alone, and sizes.
 fn captured(outside: &Graph, graph: &mut Graph, value: Value) -> Option<Value> {
-    if let Some(elements) = outside.elements(value) {
-        return sizes(outside, graph, value, elements.to_vec());
-    }
+    constant(outside, graph, value).or_else(|| {
+        let elements = outside.elements(value)?.to_vec();
+        sizes(outside, graph, value, elements)
+    })
+}
+
+/// A copy of what is computed from constants alone.
+fn constant(outside: &Graph, graph: &mut Graph, value: Value) -> Option<Value> {
     let mut nodes = Vec::new();
     let mut stack = vec![(value.node, false)];
     let mut seen = HashSet::new();
@@ -915,7 +1128,9 @@ fn captured(outside: &Graph, graph: &mut Graph, value: Value) -> Option<Value> {
             let is_constant = match outside.op(node) {
                 Op::Const(_) | Op::Apply(..) => true,
                 Op::View(dims) | Op::Broadcast(dims) => dims.iter().all(|d| d.as_fixed().is_some()),
-                Op::Input(_) | Op::Dims(_) | Op::Convert(_) | Op::If { .. } | Op::Loop { .. } => false,
+                Op::Input(_) | Op::Dims(_) | Op::Convert(_) | Op::If { .. } | Op::Loop { .. } => {
+                    false
+                }
             };
             if !is_constant || MAX_COPIED < seen.len() {
                 return None;
@@ -928,14 +1143,24 @@ fn captured(outside: &Graph, graph: &mut Graph, value: Value) -> Option<Value> {
     let mut copies = std::collections::HashMap::new();
     for node in nodes {
         let operands: Vec<Option<Value>> = (outside.operands(node).into_iter())
-            .map(|v| v.map(|v| Value { node: copies[&v.node], ..v }))
+            .map(|v| {
+                v.map(|v| Value {
+                    node: copies[&v.node],
+                    ..v
+                })
+            })
             .collect();
         let n = outside.n_results(node);
-        let copy = graph.add_results(outside.op(node).clone(), &operands, n).ok()?;
+        let copy = graph
+            .add_results(outside.op(node).clone(), &operands, n)
+            .ok()?;
         graph.set_node_name(copy, outside.node_name(node));
         copies.insert(node, copy);
     }
-    Some(Value { node: copies[&value.node], ..value })
+    Some(Value {
+        node: copies[&value.node],
+        ..value
+    })
 }
 
 /// A tensor of these sizes, of the type of `value`.
