@@ -60,7 +60,11 @@ impl Pass for DetectSparsity {
                 continue;
             }
             if !has_features(graph, node) {
-                cx.missed(graph, node, "its input has features of a number that is not known");
+                cx.missed(
+                    graph,
+                    node,
+                    "its input has features of a number that is not known",
+                );
                 continue;
             }
             let Some(found) = matrix(graph, weight) else {

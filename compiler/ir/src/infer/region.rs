@@ -31,8 +31,8 @@ pub(super) fn branch(
         ));
     }
     let (first, second) = rest.split_at(n);
-    let mut results = outputs(then, &arguments(then, 0, first, &|_, _| true)?);
-    let other = outputs(otherwise, &arguments(otherwise, 0, second, &|_, _| true)?);
+    let mut results = outputs(then, &arguments(then, 0, first, &|_, _| true)?)?;
+    let other = outputs(otherwise, &arguments(otherwise, 0, second, &|_, _| true)?)?;
     if results.len() != other.len() {
         return Err(format!(
             "its graphs give {} and {} results",
@@ -108,7 +108,7 @@ pub(super) fn iteration(
     };
     let known = arguments(body, 2, &operands[2..], &is_kept)?;
     let n_iterations = trips(body, operands);
-    let mut results = outputs(body, &known);
+    let mut results = outputs(body, &known)?;
     results.remove(0);
     for (i, result) in results.iter_mut().enumerate() {
         if i < n_carried {
@@ -228,18 +228,19 @@ fn arguments(
 }
 
 /// Types of the outputs of a graph whose symbols stand for these sizes.
-fn outputs(graph: &Graph, known: &HashMap<Symbol, Dim>) -> Vec<Partial> {
-    let outputs = graph.outputs().iter();
-    outputs
-        .map(|o| {
-            let ty = graph.ty(o.value);
-            let shape = ty.shape.iter().map(|d| substitute(d, known)).collect();
-            Partial {
-                dtype: ty.dtype,
-                shape,
-            }
-        })
-        .collect()
+fn outputs(graph: &Graph, known: &HashMap<Symbol, Dim>) -> Result<Vec<Partial>, String> {
+    let mut types = Vec::with_capacity(graph.outputs().len());
+    for output in graph.outputs() {
+        let ty = graph.ty(output.value);
+        if ty.layout != Layout::RowMajor {
+            return Err(format!("its graph gives {ty}"));
+        }
+        types.push(Partial {
+            dtype: ty.dtype,
+            shape: ty.shape.iter().map(|d| substitute(d, known)).collect(),
+        });
+    }
+    Ok(types)
 }
 
 fn substitute(dim: &Dim, known: &HashMap<Symbol, Dim>) -> Option<Dim> {

@@ -65,6 +65,7 @@ pub fn parse_limited(
         values: HashMap::new(),
         consts: HashMap::new(),
         depth: 0,
+        ended: false,
     };
     for (start, end, message) in errors.into_iter().take(MAX_DIAGNOSTICS) {
         let mistake = Diagnostic::at(text, start, end, message);
@@ -94,6 +95,8 @@ pub(super) struct Parser<'t, 'r> {
     consts: HashMap<String, Option<Value>>,
     /// Graphs around the one that is read.
     depth: usize,
+    /// The end of the text was met too early, which is said once.
+    ended: bool,
 }
 
 /// A use of a value that a wrong statement should have defined: the statement is skipped in silence.
@@ -258,8 +261,10 @@ impl<'t> Parser<'t, '_> {
                 }
                 Token::Value(_) => self.node(&mut graph),
                 Token::End => {
-                    let mistake = self.expected("a statement or `}`");
-                    self.report(mistake);
+                    if !std::mem::replace(&mut self.ended, true) {
+                        let mistake = self.expected("a statement or `}`");
+                        self.report(mistake);
+                    }
                     return None;
                 }
                 _ => Err(self.expected("a statement: `%name = ...`, `const` or `return`")),

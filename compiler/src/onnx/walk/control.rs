@@ -15,7 +15,7 @@ use onnx_protobuf::{GraphProto, NodeProto};
 use super::{Binding, MAX_DEPTH, Scope, Walk, initializers_of, name_of};
 use crate::onnx::attributes::{self, NodeAttributes};
 use crate::onnx::error::{Fault, Faults};
-use crate::onnx::order::names_needed;
+use crate::onnx::order::{names_defined, names_used};
 
 /// Graphs that nodes run, inside each other.
 const MAX_REGIONS: usize = 12;
@@ -380,9 +380,7 @@ impl<'a> Walk<'a> {
         let n = carried.len();
         let names: Vec<&'a str> = body.output.iter().map(|o| o.name.as_str()).collect();
         let mut outside = scope.inside(name_of(node));
-        let mut needed = Vec::new();
-        graph_names_needed(body, &mut needed);
-        let needed: HashSet<&str> = needed.into_iter().collect();
+        let needed: HashSet<&str> = names_used(body).into_iter().collect();
         for initializer in initializers_of(body) {
             if needed.contains(initializer.name()) {
                 self.initializer(initializer, &mut outside);
@@ -822,18 +820,9 @@ impl<'a> Walk<'a> {
             let name = unique(&mut taken, &formal.name);
             values.push(graph.add_input(&name, TensorType::new(formal.dtype, shape)));
         }
-        let mut own: HashSet<&str> = body.input.iter().map(|i| i.name.as_str()).collect();
-        own.extend(
-            body.node
-                .iter()
-                .flat_map(|n| n.output.iter().map(String::as_str)),
-        );
-        let initializers = initializers_of(body);
-        own.extend(initializers.iter().map(super::Initializer::name));
-        let mut needed = Vec::new();
-        graph_names_needed(body, &mut needed);
+        let mut own = names_defined(body);
         let mut captures = Vec::new();
-        for name in needed {
+        for name in names_used(body) {
             if !own.insert(name) {
                 continue;
             }
@@ -1089,13 +1078,6 @@ fn n_nodes(graph: &GraphProto) -> usize {
         1 + graphs.map(n_nodes).sum::<usize>()
     };
     graph.node.iter().map(inside).sum()
-}
-
-fn graph_names_needed<'a>(graph: &'a GraphProto, out: &mut Vec<&'a str>) {
-    for node in &graph.node {
-        names_needed(node, out);
-    }
-    out.extend(graph.output.iter().map(|o| o.name.as_str()));
 }
 
 fn unique(taken: &mut HashSet<String>, name: &str) -> String {
