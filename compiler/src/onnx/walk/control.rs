@@ -577,6 +577,13 @@ impl<'a> Walk<'a> {
             axes.push((axis_of(axis, self.graph.ty(x).rank())?, direction == 1));
         }
         let length = self.graph.shape(operands[n])[axes[0].0].clone();
+        for (&x, &(axis, _)) in operands[n..].iter().zip(&axes) {
+            let other = &self.graph.shape(x)[axis];
+            if other.equals(&length) == Some(false) {
+                let message = format!("reads {length} elements of one operand, {other} of another");
+                return Err(Fault::invalid(message).into());
+            }
+        }
         let mut formals = vec![
             Formal::scalar("iteration", DType::I64),
             Formal::scalar("condition", DType::Bool),
