@@ -357,5 +357,5 @@ fn by_kernels(text: &str) -> bool {
         return false;
     };
     let portable = |s: &lancet_artifact::Step| matches!(s.kind, StepKind::Portable { .. });
-    2 <= plan.steps.len() && !plan.steps.iter().any(portable)
+    2 <= plan.steps.len() && !plan.all_steps().into_iter().any(portable)
 }

@@ -43,7 +43,7 @@ fn portable_operators(model: &Path) -> Operators {
     let compiled = compile_file(model, &CompileOptions::default()).expect("the model compiles");
     let (plan, _) = compiled.lower().expect("the model lowers");
     let mut found = Operators::new();
-    for step in &plan.steps {
+    for step in plan.all_steps() {
         if let StepKind::Portable { operator, .. } = &step.kind {
             *found.entry(operator.clone()).or_default() += 1;
         }

@@ -376,7 +376,9 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
         | Op::Dims(_)
         | Op::Broadcast(_)
         | Op::Convert(_)
-        | Op::Apply(..) => None,
+        | Op::Apply(..)
+        | Op::If { .. }
+        | Op::Loop { .. } => None,
     }
 }
 

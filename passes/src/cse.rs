@@ -20,7 +20,7 @@
 //!
 //! Identity: operators are functions; equal operation, attributes and operands give equal results.
 //!
-//! Preconditions: equal operation, bit-equal attributes, the same operands in the same order, equal result types. Results
+//! Preconditions: nodes that run no graph, equal operation, bit-equal attributes, the same operands in the same order, equal result types. Results
 //! whose size depends on data carry symbols of their own and stay apart.
 //!
 //! Numeric effect: exact. Constants are compared bit by bit, so that 0 and -0 stay apart.
@@ -76,7 +76,10 @@ fn find(graph: &Graph) -> Vec<(NodeId, NodeId)> {
     let mut kept_for: HashMap<NodeId, NodeId> = HashMap::new();
     let mut by_key: HashMap<Key, Vec<NodeId>> = HashMap::new();
     for node in graph.order() {
-        if matches!(graph.op(node), Op::Input(_)) {
+        if matches!(
+            graph.op(node),
+            Op::Input(_) | Op::If { .. } | Op::Loop { .. }
+        ) {
             continue;
         }
         let operands = graph
@@ -125,6 +128,7 @@ fn describe(op: &Op) -> String {
         Op::Broadcast(d) => format!("broadcast {d:?}"),
         Op::Convert(layout) => format!("convert {layout:?}"),
         Op::Apply(operator, attributes) => format!("{operator} {attributes:?}"),
+        Op::If { .. } | Op::Loop { .. } => op.text().to_owned(),
     }
 }
 

@@ -34,7 +34,7 @@
 
 use std::collections::HashMap;
 
-use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
+use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Operator};
 
 use crate::analysis::cost::{Kernel, Matrix, choose, choose_kernel};
@@ -57,6 +57,14 @@ impl Pass for DetectSparsity {
         let mut changed = Changed::No;
         for (node, weight) in linear_weights(graph) {
             if let Layout::Packed(_) = graph.ty(weight).layout {
+                continue;
+            }
+            if !has_features(graph, node) {
+                cx.missed(
+                    graph,
+                    node,
+                    "its input has features of a number that is not known",
+                );
                 continue;
             }
             let Some(found) = matrix(graph, weight) else {
@@ -127,6 +135,12 @@ fn linear_weights(graph: &Graph) -> Vec<(NodeId, Value)> {
         })
         .filter_map(|n| Some((n, graph.operand(n, 1)?)))
         .collect()
+}
+
+/// True if the input of a layer has features of a fixed number, as the panels that kernels read.
+fn has_features(graph: &Graph, node: NodeId) -> bool {
+    let x = graph.operand(node, 0).map(|x| graph.shape(x));
+    x.is_some_and(|shape| 2 <= shape.len() && shape.last().and_then(Dim::as_fixed).is_some())
 }
 
 /// What a kernel multiplies integers in.

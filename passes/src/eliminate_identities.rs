@@ -85,7 +85,7 @@ enum Same {
 fn find(graph: &Graph, node: NodeId) -> Option<Same> {
     let value = result(node);
     match graph.op(node) {
-        Op::Input(_) | Op::Const(_) | Op::Dims(_) => None,
+        Op::Input(_) | Op::Const(_) | Op::Dims(_) | Op::If { .. } | Op::Loop { .. } => None,
         Op::Convert(layout) => {
             let x = graph.operand(node, 0)?;
             (graph.ty(x).layout == *layout).then_some(Same::As(x))

@@ -179,7 +179,9 @@ fn read(graph: &Graph, value: Value, depth: usize, budget: &mut usize) -> Option
         | Op::Dims(_)
         | Op::Broadcast(_)
         | Op::Convert(_)
-        | Op::Apply(..) => None,
+        | Op::Apply(..)
+        | Op::If { .. }
+        | Op::Loop { .. } => None,
     }
 }
 

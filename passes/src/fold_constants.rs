@@ -91,7 +91,7 @@ fn fold(graph: &Graph, cx: &mut PassContext<'_>) -> Vec<(Value, Arc<Tensor>)> {
     let mut folded = Vec::new();
     for node in graph.order() {
         match graph.op(node) {
-            Op::Input(_) => continue,
+            Op::Input(_) | Op::If { .. } | Op::Loop { .. } => continue,
             Op::Const(c) => {
                 known.insert(Value { node, result: 0 }, Arc::clone(&c.tensor));
                 continue;
@@ -222,7 +222,7 @@ fn evaluate_node(
     let first = operands.first().copied().flatten();
     match graph.op(node) {
         Op::Input(_) | Op::Const(_) | Op::Dims(_) => None,
-        Op::Convert(_) => None,
+        Op::Convert(_) | Op::If { .. } | Op::Loop { .. } => None,
         Op::View(dims) => {
             let sizes = fixed(dims)?;
             first?.clone().reshaped(sizes).map(|t| Ok(vec![t]))

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use lancet_ir::{Graph, print, verify};
 
-use crate::{Changed, PassContext, PassError, Pipeline, PipelineError, Remark, Target};
+use crate::{
+    Changed, Pass, PassContext, PassError, Pipeline, PipelineEntry, PipelineError, Remark, Target,
+};
 
 /// How much the manager checks after each pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,10 +95,10 @@ impl<'a> PassManager<'a> {
             let fail = |source| PipelineError::Pass { pass: name, source };
             let text_before = self.text(graph);
             let start = self.now();
-            let mut cx = PassContext::new(name, &self.target, &entry.options, &mut report.remarks);
-            let changed = pass.run(graph, &mut cx).map_err(fail)?;
+            let changed = self
+                .apply(pass.as_ref(), entry, graph, &mut report.remarks)
+                .map_err(fail)?;
             let time = self.now().saturating_sub(start);
-            graph.sweep();
             let told = text_before.map(|before| Changed::from(Some(before) != self.text(graph)));
             if told.is_some_and(|seen| seen != changed) {
                 let message = format!("says changed: {changed:?}, which its graph's text belies");
@@ -114,6 +116,28 @@ impl<'a> PassManager<'a> {
             }
         }
         Ok(report)
+    }
+
+    /// Runs a pass on a graph, sweeps it, and does the same with the graphs that its nodes run. Each stands by itself: what one
+    /// reads of those around it are operands of its node, and inputs to it.
+    fn apply(
+        &self,
+        pass: &dyn Pass,
+        entry: &PipelineEntry,
+        graph: &mut Graph,
+        remarks: &mut Vec<Remark>,
+    ) -> Result<Changed, PassError> {
+        let mut cx = PassContext::new(entry.info.name, &self.target, &entry.options, remarks);
+        let mut changed = pass.run(graph, &mut cx)?;
+        graph.sweep();
+        for node in graph.order() {
+            for region in graph.regions_mut(node) {
+                if self.apply(pass, entry, region, remarks)? == Changed::Yes {
+                    changed = Changed::Yes;
+                }
+            }
+        }
+        Ok(changed)
     }
 
     /// The printed graph, where it is to be compared.

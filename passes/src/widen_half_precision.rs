@@ -123,6 +123,8 @@ fn meaning(graph: &Graph, node: NodeId) -> Meaning {
     }
     match graph.op(node) {
         Op::Input(_) | Op::Const(_) | Op::Dims(_) => Meaning::Other,
+        // Their graphs are widened by themselves.
+        Op::If { .. } | Op::Loop { .. } => Meaning::Steps,
         Op::View(_) | Op::Broadcast(_) | Op::Convert(_) => Meaning::Arithmetic,
         Op::Apply(Operator::Cast | Operator::CastLike, _) => {
             if graph.ty(result(node)).dtype.is_float() {
@@ -206,7 +208,9 @@ impl Twins {
             | Op::View(_)
             | Op::Broadcast(_)
             | Op::Convert(_)
-            | Op::Apply(..) => cast(graph, value, DType::F32)?,
+            | Op::Apply(..)
+            | Op::If { .. }
+            | Op::Loop { .. } => cast(graph, value, DType::F32)?,
         };
         self.source(value, wide);
         Ok(wide)

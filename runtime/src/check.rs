@@ -156,6 +156,11 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             }
             Ok(())
         }
+        StepKind::If { .. } | StepKind::Loop { .. } => {
+            // Types and sizes are checked when the plans are given their operands, and when they give their outputs.
+            let inputs = step.inputs.iter().flatten();
+            (inputs.chain(&step.outputs)).try_for_each(|&v| cx.row_major(v as usize))
+        }
         StepKind::Attention(p) => cx.attention(p),
         StepKind::PackedAttention(p) => cx.packed_attention(p),
         StepKind::Elementwise { body } => cx.elementwise(body),

@@ -25,6 +25,8 @@ pub struct ModelOptions {
     pub threads: Option<usize>,
     /// Greatest working memory of one session in bytes.
     pub max_arena_bytes: u64,
+    /// Most iterations of the loops of one request together; one that goes on beyond them is an error.
+    pub max_iterations: u64,
     /// Whether steps run emitted kernels.
     pub kernels: Kernels,
     /// The variant of an artifact to run; `None` is the first.
@@ -36,6 +38,7 @@ impl Default for ModelOptions {
         ModelOptions {
             threads: None,
             max_arena_bytes: 16 << 30,
+            max_iterations: 1 << 24,
             kernels: Kernels::default(),
             variant: None,
         }
@@ -53,12 +56,14 @@ pub(crate) struct Shared {
     bytes: Arc<Bytes>,
     weights: Range<usize>,
     pub(crate) options: ModelOptions,
-    pub(crate) pool: Pool,
-    pub(crate) kernels: KernelCache,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) kernels: Arc<KernelCache>,
     /// As `plan.matrices`.
     pub(crate) matrices: Vec<Matrix>,
     /// Matrices as row-major tensors, where a step without a kernel needs them.
     unpacked: Vec<OnceLock<Vec<f32>>>,
+    /// For each step, the models of the plans that it runs.
+    pub(crate) regions: Vec<Vec<Model>>,
     /// Zeros for absent biases, as many as any step needs.
     pub(crate) zeros: Vec<f32>,
 }
@@ -171,27 +176,46 @@ impl Model {
                 "weights are little-endian and this machine is not",
             ));
         }
-        let kernels = KernelCache::new(options.kernels);
+        let threads = options
+            .threads
+            .unwrap_or_else(crate::cpu::available_threads);
+        let kernels = Arc::new(KernelCache::new(options.kernels));
+        let pool = Arc::new(Pool::new(threads.max(1)));
+        Model::of_plan(plan, (&bytes, weights), options, (&pool, &kernels))
+    }
+
+    /// A model of a plan, which shares threads and kernels with the plans around it.
+    fn of_plan(
+        plan: Plan,
+        (bytes, weights): (&Arc<Bytes>, Range<usize>),
+        options: &ModelOptions,
+        (pool, kernels): (&Arc<Pool>, &Arc<KernelCache>),
+    ) -> Result<Model, RuntimeError> {
         let program = Program::new(plan, &bytes.as_slice()[weights.clone()], kernels.features())?;
+        let inside = |plan: &Plan| {
+            let weights = (bytes, weights.clone());
+            Model::of_plan(plan.clone(), weights, options, (pool, kernels))
+        };
+        let regions = (program.plan.steps.iter())
+            .map(|step| step.kind.regions().into_iter().map(inside).collect())
+            .collect::<Result<_, RuntimeError>>()?;
         let matrices = (program.plan.matrices.iter().enumerate())
             .map(|(i, desc)| {
-                Matrix::new(&bytes, weights.start, desc).map_err(|e| {
+                Matrix::new(bytes, weights.start, desc).map_err(|e| {
                     PlanError::new(format!("matrix {i} `{}`", desc.name), e.to_string())
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         let n_zeros = program.values.iter().map(|v| v.features).max();
-        let threads = options
-            .threads
-            .unwrap_or_else(crate::cpu::available_threads);
         Ok(Model {
             shared: Arc::new(Shared {
                 program,
-                bytes,
+                bytes: Arc::clone(bytes),
                 weights,
                 options: options.clone(),
-                pool: Pool::new(threads.max(1)),
-                kernels,
+                pool: Arc::clone(pool),
+                kernels: Arc::clone(kernels),
+                regions,
                 unpacked: matrices.iter().map(|_| OnceLock::new()).collect(),
                 matrices,
                 zeros: vec![0.0; n_zeros.unwrap_or(0)],

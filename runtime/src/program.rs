@@ -84,6 +84,8 @@ pub(crate) enum Op {
     Number,
     /// A step over panels, in `crate::steps`.
     Panels,
+    /// Plans, each with a session of its own.
+    Regions,
 }
 
 impl Value {
@@ -227,11 +229,12 @@ impl Program {
                 | StepKind::Slice { .. }
                 | StepKind::Concat { .. }
                 | StepKind::Pad { .. } => Op::Panels,
+                StepKind::If { .. } | StepKind::Loop { .. } => Op::Regions,
             };
             for &out in &step.outputs {
                 let out = out as usize;
                 match op {
-                    Op::Portable { .. } => {
+                    Op::Portable { .. } | Op::Regions => {
                         for dim in &self.plan.values[out].shape {
                             if let Some(s) = dim.as_symbol() {
                                 known[s as usize] = true;

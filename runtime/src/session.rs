@@ -1,5 +1,7 @@
 //! One caller's state: the arena, and the values of the request that runs.
 
+mod region;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -41,6 +43,10 @@ pub struct Session {
     bound: bool,
     complete: bool,
     traces: Option<Vec<StepTrace>>,
+    /// For each step that runs plans, their sessions.
+    regions: Vec<Vec<Session>>,
+    /// Most bytes of memory, of the sessions of plans too.
+    limit_bytes: u64,
 }
 
 /// What one step did in the last run.
@@ -83,6 +89,8 @@ impl Session {
             bound: false,
             complete: false,
             traces: None,
+            regions: model.shared.regions.iter().map(|_| Vec::new()).collect(),
+            limit_bytes: model.shared.options.max_arena_bytes,
         }
     }
 
@@ -127,6 +135,19 @@ impl Session {
     /// [`RuntimeError`] if the inputs are not those of the model, their sizes contradict each other or need too much
     /// memory, or a step fails on their values. The session can be used again after any error.
     pub fn run_in_place(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<(), RuntimeError> {
+        let model = self.model.clone();
+        let mut team = model.shared.pool.request();
+        let mut iterations_left = model.shared.options.max_iterations;
+        self.run_inside(inputs, &mut team, &mut iterations_left)
+    }
+
+    /// As [`Session::run_in_place`], as part of a request.
+    fn run_inside(
+        &mut self,
+        inputs: &[(&str, TensorView<'_>)],
+        team: &mut Team<'_>,
+        iterations_left: &mut u64,
+    ) -> Result<(), RuntimeError> {
         self.complete = false;
         let model = self.model.clone();
         let program = &model.shared.program;
@@ -136,9 +157,8 @@ impl Session {
         if let Some(traces) = &mut self.traces {
             traces.clear();
         }
-        let mut team = model.shared.pool.request();
         for step in 0..program.ops.len() {
-            self.run_step(&model, step, inputs, &mut team)?;
+            self.run_step(&model, step, inputs, team, iterations_left)?;
             for &root in &program.dead_after[step] {
                 self.release(root);
             }
@@ -159,12 +179,19 @@ impl Session {
     /// [`RuntimeError::UnknownOutput`], or [`RuntimeError::NoOutputs`] if the last run failed or there was none.
     pub fn output(&self, name: &str) -> Result<TensorView<'_>, RuntimeError> {
         let program = &self.model.shared.program;
-        let Some(port) = program.plan.outputs.iter().find(|p| p.name == name) else {
-            return Err(RuntimeError::UnknownOutput {
+        let index = program.plan.outputs.iter().position(|p| p.name == name);
+        match index {
+            Some(index) => self.output_at(index),
+            None => Err(RuntimeError::UnknownOutput {
                 name: name.to_owned(),
                 known: names(&program.plan.outputs),
-            });
-        };
+            }),
+        }
+    }
+
+    fn output_at(&self, index: usize) -> Result<TensorView<'_>, RuntimeError> {
+        let program = &self.model.shared.program;
+        let port = &program.plan.outputs[index];
         if !self.complete {
             return Err(RuntimeError::NoOutputs);
         }
@@ -236,8 +263,7 @@ impl Session {
             self.binding.symbols.clone_from(&self.symbols);
         } else {
             self.bound = false;
-            let limit_bytes = model.shared.options.max_arena_bytes;
-            self.binding = Binding::new(program, self.symbols.clone(), limit_bytes)?;
+            self.binding = Binding::new(program, self.symbols.clone(), self.limit_bytes)?;
             if self.arena.len() < self.binding.arena_bytes {
                 self.arena = Buffer::empty();
                 self.arena =
@@ -276,6 +302,7 @@ impl Session {
         step: usize,
         inputs: &[(&str, TensorView<'_>)],
         team: &mut Team<'_>,
+        iterations_left: &mut u64,
     ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let start = self.traces.is_some().then(Instant::now);
@@ -286,6 +313,10 @@ impl Session {
             } => {
                 self.run_portable(model, step, (*operator, attributes), inputs)?;
                 (operator.schema().text, 0)
+            }
+            Op::Regions => {
+                self.run_regions(model, step, inputs, team, iterations_left)?;
+                (program.plan.steps[step].kind.name(), 0)
             }
             Op::View => {
                 self.check_view(program, step)?;

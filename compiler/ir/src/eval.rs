@@ -11,7 +11,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use lancet_ops::{Attributes, DataView, OpError, Operator, Tensor, TensorView, evaluate};
+use lancet_ops::{
+    Attributes, DataView, Iteration, IterationError, OpError, Operator, Tensor, TensorView,
+    evaluate, truth,
+};
 
 use crate::bindings::{Bindings, Unify};
 use crate::text::value_names;
@@ -44,6 +47,9 @@ pub enum EvalError {
         #[source]
         source: OpError,
     },
+    /// A node that runs a graph cannot do so.
+    #[error("{node}: {message}")]
+    Region { node: String, message: String },
     /// A result is not of the type that the graph states.
     #[error("{node} result {index}: expected {expected}, found {found}")]
     Result {
@@ -102,6 +108,21 @@ pub fn eval_with<S: AsRef<str>>(
         waiting = still_waiting;
     }
     Ok(evaluation.outputs())
+}
+
+/// Most iterations of a loop: the evaluator has to end.
+const MAX_ITERATIONS: u64 = 1 << 20;
+/// Most bytes that a loop collects.
+const MAX_COLLECTED: u64 = 4 << 30;
+
+/// The outputs of a graph whose inputs are these, in order.
+fn run(graph: &Graph, inputs: impl Iterator<Item = Tensor>) -> Result<Vec<Tensor>, EvalError> {
+    let named = graph.inputs().iter().zip(inputs);
+    let named: Vec<_> = named
+        .map(|(n, t)| (graph.node_name(*n).to_owned(), t))
+        .collect();
+    let outputs = eval(graph, &named)?;
+    Ok(outputs.into_iter().map(|(_, t)| t).collect())
 }
 
 /// Number of uses of each value, graph outputs included.
@@ -248,7 +269,12 @@ impl<'a> Evaluation<'a> {
     fn needed(&self, node: NodeId) -> &'a [Dim] {
         match self.graph.op(node) {
             Op::Dims(dims) | Op::View(dims) | Op::Broadcast(dims) => dims,
-            Op::Input(_) | Op::Const(_) | Op::Convert(_) | Op::Apply(..) => &[],
+            Op::Input(_)
+            | Op::Const(_)
+            | Op::Convert(_)
+            | Op::Apply(..)
+            | Op::If { .. }
+            | Op::Loop { .. } => &[],
         }
     }
 
@@ -303,6 +329,21 @@ impl<'a> Evaluation<'a> {
                 let operands: Vec<_> = operands.iter().map(|v| self.operand(*v)).collect();
                 self.apply(node, *op, attributes, &operands)?
             }
+            Op::If { then, otherwise } => {
+                let condition = self.operand(operands[0]).and_then(truth);
+                let condition =
+                    condition.ok_or_else(|| self.region_error(node, "has no condition"))?;
+                let (first, second) = operands[1..].split_at(then.inputs().len());
+                let (graph, operands) = match condition {
+                    true => (then, first),
+                    false => (otherwise, second),
+                };
+                let operands = operands.iter().map(|v| self.operand(*v));
+                let results = run(graph, operands.flatten().map(|v| v.to_tensor()))
+                    .map_err(|e| self.region_error(node, e))?;
+                results.into_iter().map(Slot::owned).collect()
+            }
+            Op::Loop { body, n_carried } => self.iterate(node, body, *n_carried, &operands)?,
         };
         let is_constant = matches!(self.graph.op(node), Op::Const(_));
         for (index, slot) in results.into_iter().enumerate() {
@@ -352,6 +393,71 @@ impl<'a> Evaluation<'a> {
                 source,
             }),
         }
+    }
+
+    fn region_error(&self, node: NodeId, message: impl ToString) -> EvalError {
+        EvalError::Region {
+            node: self.describe(node),
+            message: message.to_string(),
+        }
+    }
+
+    fn iterate(
+        &self,
+        node: NodeId,
+        body: &Graph,
+        n_carried: usize,
+        operands: &[Option<Value>],
+    ) -> Result<Vec<Slot<'a>>, EvalError> {
+        let tensors: Vec<Option<TensorView<'_>>> =
+            operands.iter().map(|v| self.operand(*v)).collect();
+        let (carried, read) = tensors[2..].split_at(n_carried);
+        let owned = |tensors: &[Option<TensorView<'_>>]| -> Vec<Tensor> {
+            tensors.iter().flatten().map(|t| t.to_tensor()).collect()
+        };
+        let read = owned(read);
+        let collected = (n_carried as u32..self.graph.n_results(node) as u32).map(|result| {
+            let ty = self.graph.ty(Value { node, result });
+            let sizes = ty.shape[1..]
+                .iter()
+                .map(|d| self.bindings.eval(d).unwrap_or(0));
+            (
+                ty.dtype,
+                sizes.map(|d| usize::try_from(d).unwrap_or(0)).collect(),
+            )
+        });
+        let single = |i: usize| {
+            body.shape(Value {
+                node: body.inputs()[i],
+                result: 0,
+            })
+        };
+        let loops = Iteration {
+            trips: tensors[0].and_then(|t| t.to_i64_vec().first().copied()),
+            condition: match tensors[1] {
+                Some(c) => truth(c).ok_or_else(|| self.region_error(node, "has no condition"))?,
+                None => true,
+            },
+            carried: owned(carried),
+            collected: collected.collect(),
+            max_bytes: MAX_COLLECTED,
+        };
+        let mut n_left = MAX_ITERATIONS;
+        let results = loops.run(|i, condition, carried| {
+            n_left = n_left.checked_sub(1).ok_or_else(|| {
+                IterationError(format!("runs more than {MAX_ITERATIONS} iterations"))
+            })?;
+            let first = [
+                Tensor::new(vec![1; single(0).len()], vec![i]),
+                Tensor::new(vec![1; single(1).len()], vec![condition]),
+            ];
+            let operands = first
+                .into_iter()
+                .chain(carried.iter().chain(&read).cloned());
+            run(body, operands).map_err(|e| IterationError(e.to_string()))
+        });
+        let results = results.map_err(|e: IterationError| self.region_error(node, e))?;
+        Ok(results.into_iter().map(Slot::owned).collect())
     }
 
     /// The elements of `operand` under another shape.

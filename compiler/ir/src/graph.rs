@@ -118,6 +118,20 @@ impl Graph {
         self.len() == 0
     }
 
+    /// A graph that a node of this one is to run. It makes up no symbol that this one has, so that types can be carried over.
+    pub fn region(&self, name: &str) -> Graph {
+        Graph {
+            symbols: self.symbols.clone(),
+            n_fresh: self.n_fresh,
+            ..Graph::new(name)
+        }
+    }
+
+    /// The graphs that a node runs, to be changed. Types and order of their inputs and outputs must stay.
+    pub fn regions_mut(&mut self, node: NodeId) -> Vec<&mut Graph> {
+        self.nodes[node.0].op.regions_mut()
+    }
+
     // Building.
 
     /// Declares a symbol, so that printed text lists it and no fresh symbol takes its name.
@@ -172,6 +186,8 @@ impl Graph {
     pub fn add(&mut self, op: Op, operands: &[Option<Value>]) -> Result<NodeId, IrError> {
         let n_results = match &op {
             Op::Apply(operator, _) => operator.schema().results.0,
+            Op::If { then, .. } => then.outputs.len(),
+            Op::Loop { body, .. } => body.outputs.len().saturating_sub(1),
             _ => 1,
         };
         self.add_results(op, operands, n_results)
@@ -535,6 +551,40 @@ impl Graph {
         let before = self.nodes.node_count();
         self.nodes.retain_nodes(|_, i| live.contains(&NodeId(i)));
         self.nodes.node_count() != before
+    }
+
+    /// Removes the inputs that are not to be kept, which nothing may use, and forgets symbols that no node has.
+    pub fn retain_inputs(&mut self, keep: impl Fn(usize) -> bool) {
+        let mut index = 0;
+        let nodes = &mut self.nodes;
+        self.inputs.retain(|node| {
+            index += 1;
+            let kept = keep(index - 1);
+            if !kept {
+                nodes.remove_node(node.0);
+            }
+            kept
+        });
+        self.symbols = self.used_symbols();
+    }
+
+    /// Every symbol that some node has in its types or sizes.
+    pub fn used_symbols(&self) -> BTreeSet<Symbol> {
+        let sizes = |node: &Node| {
+            let own = match &node.op {
+                Op::Dims(dims) | Op::View(dims) | Op::Broadcast(dims) => dims.as_slice(),
+                _ => &[],
+            };
+            let known = node.results.iter().flat_map(|r| {
+                let elements = r.elements.as_deref().unwrap_or_default();
+                r.ty.shape.iter().chain(elements)
+            });
+            own.iter()
+                .chain(known)
+                .flat_map(Dim::symbols)
+                .collect::<Vec<_>>()
+        };
+        self.nodes.node_weights().flat_map(sizes).collect()
     }
 
     /// Every node in id order, those that no output needs included.

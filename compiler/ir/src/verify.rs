@@ -15,6 +15,7 @@ use crate::{Dim, Graph, IrError, Layout, NodeId, Op, Symbol, TensorType, Value, 
 /// * operand counts and attributes fit the operator's schema;
 /// * result types are what inference says, up to layout. Where either side of a dimension is a size that depends on data,
 ///   they may differ: a pass may have learnt more, or less, than was known when the node was added;
+/// * graphs that nodes run are valid, and take and give row-major values;
 /// * layouts are legal: packed only for constants and conversions whose every use is the weight of a `linear`, token panels
 ///   only for `f32`, `i8` and `u8` of at least 2 dimensions.
 ///
@@ -30,6 +31,11 @@ pub fn verify(graph: &Graph) -> Result<(), Vec<IrError>> {
         for node in graph.nodes() {
             check_types(graph, node, &free, &mut found);
             check_layouts(graph, node, &mut found);
+            for region in graph.op(node).regions() {
+                for error in verify(region).err().into_iter().flatten() {
+                    found.rule(Some(node), format!("in @{}: {error}", region.name()));
+                }
+            }
         }
     }
     if found.0.is_empty() {

@@ -42,6 +42,69 @@ fn constants_print_as_they_stand() {
 }
 
 #[test]
+fn graphs_stand_inside_graphs() {
+    assert_canonical(
+        r#"graph @outer(%n: i64[], %x: f32[s, 4], %c: bool[]) dims(s, u0) {
+  const @w: f32[4] = ones
+  %0, %1 = loop %n, _, %x, @w {carried = 1}
+    graph @body(%i: i64[], %go: bool[], %h: f32[s, 4], %w: f32[4]) dims(s) {
+      const @w: f32[4] = [0.0, 1.0, 2.0, 3.0]
+      %0 = if %go, %h, %h
+        graph @then(%x: f32[a, 4]) dims(a) {
+          %0 = relu %x : f32[a, 4]
+          return %0
+        }
+        graph @else(%x: f32[b, 4]) dims(b) {
+          return %x
+        }
+        : f32[s, 4]
+      %1 = add %0, %w : f32[s, 4]
+      %2 = add %1, @w : f32[s, 4]
+      return %go, %2, %2
+    }
+    : f32[s, 4], f32[u0, s, 4]
+  %2 = if %c, %0, %x
+    graph @then(%x: f32[s, 4]) dims(s) {
+      return %x as "named"
+    }
+    graph @else(%x: f32[s, 4]) dims(s) {
+      return %x
+    }
+    : f32[s, 4]
+  return %2, %1
+}
+"#,
+    );
+}
+
+#[test]
+fn mistakes_inside_graphs_have_a_place() {
+    let text = "graph @g(%x: f32[2], %c: bool[]) {
+  %0 = if %c, %x, %x
+    graph @then(%y: f32[2]) {
+      %0 = relu %x
+      return %0
+    }
+    graph @else(%y: f32[3]) {
+      return %y
+    }
+  return %0
+}
+"
+    .to_owned();
+    let sizes = text.replace("relu %x", "relu %y");
+    let deep = "%0 = if %c graph @g(%c: bool[]) { ".repeat(20);
+    let deep = format!("graph @g(%c: bool[]) {{ {deep}");
+    let mistakes = [text, sizes, deep].map(|t| {
+        parse(&t)
+            .map(|g| print(&g))
+            .expect_err("is wrong")
+            .to_string()
+    });
+    insta::assert_snapshot!(mistakes.join("\n---\n"));
+}
+
+#[test]
 fn text_may_be_written_loosely() {
     let graph = parse(
         "; a comment\ngraph @g() dims(b,a){const @w:f32[2,2]=[1,2,\n  3,4] ; another\n\

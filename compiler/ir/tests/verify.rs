@@ -87,3 +87,27 @@ fn a_size_that_depends_on_data_may_be_known_better() {
             .any(|n| matches!(graph.op(*n), Op::Dims(_)))
     );
 }
+
+#[test]
+fn graphs_inside_graphs_are_valid() {
+    let text = "graph @g(%x: f32[2, 2], %c: bool[]) {
+        %0 = if %c, %x, %x
+          graph @then(%y: f32[2, 2]) { %0 = relu %y return %0 }
+          graph @else(%y: f32[2, 2]) { return %y }
+        return %0
+    }";
+    let mut graph = parse(text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(violations(&graph), "none");
+    let node = graph.outputs()[0].value.node;
+    let then = graph.regions_mut(node).remove(0);
+    let x = Value {
+        node: then.inputs()[0],
+        result: 0,
+    };
+    let panels = lancet_ir::Op::Convert(lancet_ir::Layout::Panels);
+    let node = then
+        .add(panels, &[Some(x)])
+        .expect("the type is not checked here");
+    then.set_output(0, Value { node, result: 0 });
+    insta::assert_snapshot!(violations(&graph));
+}

@@ -100,19 +100,19 @@ fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
 fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
     const PANEL: u32 = 32;
     let (panel, lanes) = (PANEL, PANEL);
-    let mut specs = BTreeSet::new();
+    let mut found = BTreeSet::new();
     for step in &plan.steps {
         match &step.kind {
             StepKind::Linear { matrix, activation } => {
                 let format = plan.matrices[*matrix as usize].format;
-                specs.insert(KernelSpec::Matmul {
+                found.insert(KernelSpec::Matmul {
                     format,
                     panel,
                     lanes,
                 });
                 let residual = step.inputs.get(2).copied().flatten().is_some();
                 if residual || *activation != Activation::None {
-                    specs.insert(KernelSpec::Epilogue {
+                    found.insert(KernelSpec::Epilogue {
                         activation: *activation,
                         residual,
                         panel,
@@ -123,49 +123,52 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             StepKind::IntegerLinear { matrix, tail } => {
                 let matrix = &plan.matrices[*matrix as usize];
                 let stored = (matrix.format, matrix.arithmetic);
-                specs.insert(KernelSpec::matmul(stored, panel, lanes));
-                specs.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
+                found.insert(KernelSpec::matmul(stored, panel, lanes));
+                found.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
                     vertical,
                     panel,
                     lanes,
                 }));
             }
             StepKind::Vertical(vertical) => {
-                specs.insert(KernelSpec::Vertical {
+                found.insert(KernelSpec::Vertical {
                     vertical: vertical.clone(),
                     panel,
                     lanes,
                 });
             }
             StepKind::RmsNorm { .. } => {
-                specs.insert(KernelSpec::RmsNorm { panel, lanes });
+                found.insert(KernelSpec::RmsNorm { panel, lanes });
             }
             StepKind::LayerNorm { .. } => {
-                specs.insert(KernelSpec::LayerNorm { panel, lanes });
+                found.insert(KernelSpec::LayerNorm { panel, lanes });
             }
             StepKind::Attention(p) | StepKind::PackedAttention(p) => {
                 let biases = step.inputs.get(4..).unwrap_or(&[]);
                 if matches!(step.kind, StepKind::Attention(_)) && biases.iter().any(Option::is_some)
                 {
-                    specs.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
+                    found.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
                 } else {
                     let rounds = p.rounding.map(|r| r.is_some());
-                    specs.insert(KernelSpec::AttentionTile { rounds });
+                    found.insert(KernelSpec::AttentionTile { rounds });
                 }
             }
             StepKind::Elementwise { body } => {
                 let out = &plan.values[step.outputs[0] as usize];
-                specs.insert(elementwise(plan, step, out, body, panel, lanes));
+                found.insert(elementwise(plan, step, out, body, panel, lanes));
             }
             StepKind::EmbeddingLookup { .. } => {
                 let tables = step.inputs.len() as u32 / 2;
-                specs.insert(KernelSpec::EmbeddingSum { tables, panel });
+                found.insert(KernelSpec::EmbeddingSum { tables, panel });
             }
             StepKind::MatMul => {
-                specs.insert(KernelSpec::AttentionProduct);
+                found.insert(KernelSpec::AttentionProduct);
             }
             StepKind::Softmax => {
-                specs.insert(KernelSpec::AttentionSoftmax);
+                found.insert(KernelSpec::AttentionSoftmax);
+            }
+            StepKind::If { .. } | StepKind::Loop { .. } => {
+                found.extend(step.kind.regions().into_iter().flat_map(specs));
             }
             StepKind::Portable { .. }
             | StepKind::Dims(_)
@@ -183,7 +186,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::Pad { .. } => {}
         }
     }
-    specs
+    found
 }
 
 /// The kernel of an elementwise step; a body that has none is left out when it is emitted.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
 use lancet::{Model, ModelOptions, RemarkKind, Session, TensorView};
-use lancet_artifact::{Plan, Port, StepKind, Storage};
+use lancet_artifact::{MatrixDesc, Plan, Port, StepKind, Storage};
 use serde_json::{Value, json};
 
 use super::inputs::draw;
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "steps": steps.map(|(k, n)| (k, json!(n))).collect::<serde_json::Map<_, _>>(),
             "portable": portable(plan, measured.as_ref().ok()),
             "measured": measured.as_ref().ok().map(|m| json!({ "batch": m.batch, "seq": m.seq })),
-            "matrices": plan.matrices.iter().map(matrix).collect::<Vec<_>>(),
+            "matrices": matrices(plan).into_iter().map(matrix).collect::<Vec<_>>(),
             "missed": missed,
         }));
     }
@@ -122,8 +122,19 @@ fn measure_at(model: &Model, batch: usize, seq: usize) -> Result<Measured, Strin
     })
 }
 
+/// Whether a step, or one of a plan that it runs, has no kernel.
 fn is_portable(kind: &StepKind) -> bool {
-    matches!(kind, StepKind::Portable { .. })
+    let mut inside = kind.regions().into_iter().flat_map(|plan| &plan.steps);
+    matches!(kind, StepKind::Portable { .. }) || inside.any(|step| is_portable(&step.kind))
+}
+
+/// Packed matrices, those of plans that steps run included.
+fn matrices(plan: &Plan) -> Vec<&MatrixDesc> {
+    let inside = plan.steps.iter().flat_map(|step| step.kind.regions());
+    plan.matrices
+        .iter()
+        .chain(inside.flat_map(matrices))
+        .collect()
 }
 
 /// Steps that no kernel runs, longest first.
@@ -164,7 +175,7 @@ fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(),
     }
     print(io)?;
     print_steps(plan, measured)?;
-    let mut matrices = table(&[
+    let mut rows = table(&[
         "matrix",
         "out x in",
         "zeros",
@@ -176,8 +187,8 @@ fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(),
         "dense bytes",
         "predicted",
     ]);
-    for m in &plan.matrices {
-        matrices.add_row([
+    for m in matrices(plan) {
+        rows.add_row([
             m.name.clone(),
             format!("{} x {}", m.n, m.k),
             format!("{:.1} %", 100.0 * sparsity(m)),
@@ -190,7 +201,7 @@ fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(),
             format!("{:.2}x", m.predicted_speedup),
         ]);
     }
-    print(matrices)?;
+    print(rows)?;
     print_costs(plan)?;
     print(format_args!(
         "{} parameters, {} of them in packed matrices",
@@ -201,14 +212,15 @@ fn print_tables(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(),
 
 /// Prints what each packed matrix is predicted to cost, by cause.
 fn print_costs(plan: &Plan) -> Result<(), Failure> {
-    let names: Vec<&str> = match plan.matrices.first() {
+    let matrices = matrices(plan);
+    let names: Vec<&str> = match matrices.first() {
         Some(m) => m.predicted_cycles.iter().map(|t| t.0.as_str()).collect(),
         None => return Ok(()),
     };
     let mut header = vec!["matrix", "cycles for 32 tokens"];
     header.extend(&names);
     let mut costs = table(&header);
-    for m in &plan.matrices {
+    for m in matrices {
         let total: f32 = m.predicted_cycles.iter().map(|t| t.1).sum();
         let terms = m.predicted_cycles.iter().map(|t| format!("{:.0}", t.1));
         let row = [m.name.clone(), format!("{total:.0}")];
@@ -258,8 +270,12 @@ fn print_steps(plan: &Plan, measured: Result<&Measured, &String>) -> Result<(), 
     }
 }
 
-/// Elements of every weight that the plan reads, zeros included.
+/// Elements of every weight that the plan and those inside it read, zeros included.
 fn n_parameters(plan: &Plan) -> u64 {
+    n_constants(plan) + n_packed(plan)
+}
+
+fn n_constants(plan: &Plan) -> u64 {
     let constants = plan.values.iter().filter_map(|v| match v.storage {
         Storage::Weights { .. } => v
             .shape
@@ -268,15 +284,14 @@ fn n_parameters(plan: &Plan) -> u64 {
             .product::<Option<u64>>(),
         Storage::Input(_) | Storage::Slot => None,
     });
-    constants.sum::<u64>() + n_packed(plan)
+    let inside = plan.steps.iter().flat_map(|step| step.kind.regions());
+    constants.sum::<u64>() + inside.map(n_constants).sum::<u64>()
 }
 
 /// Elements of packed matrices, zeros included.
 fn n_packed(plan: &Plan) -> u64 {
-    plan.matrices
-        .iter()
-        .map(|m| u64::from(m.n) * u64::from(m.k))
-        .sum()
+    let elements = |m: &MatrixDesc| u64::from(m.n) * u64::from(m.k);
+    matrices(plan).into_iter().map(elements).sum()
 }
 
 fn table(header: &[&str]) -> Table {
@@ -326,7 +341,7 @@ fn ports(plan: &Plan, ports: &[Port]) -> Vec<Value> {
 /// Kinds of steps with their counts, most frequent first; portable operators by name.
 fn step_counts(plan: &Plan) -> Vec<(String, usize)> {
     let mut counts = BTreeMap::<String, usize>::new();
-    for step in &plan.steps {
+    for step in plan.all_steps() {
         let name = match &step.kind {
             StepKind::Portable { operator, .. } => format!("portable {operator}"),
             other => other.name().to_owned(),

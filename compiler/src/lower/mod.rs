@@ -58,10 +58,17 @@ pub fn lower_into<'g>(
     graph: &'g Graph,
     weights: &mut Weights<'g>,
 ) -> Result<Plan, Vec<LowerError>> {
+    lower_graph(graph, &mut Placement::new(weights))
+}
+
+fn lower_graph<'g>(
+    graph: &'g Graph,
+    placement: &mut Placement<'g, '_>,
+) -> Result<Plan, Vec<LowerError>> {
     let mut lowering = Lowering {
         graph,
         plan: Plan::default(),
-        placement: Placement::new(weights),
+        placement,
         values: HashMap::new(),
         symbols: BTreeMap::new(),
         matrices: HashMap::new(),
@@ -75,9 +82,11 @@ pub fn lower_into<'g>(
     }
     let mut errors = Vec::new();
     for node in graph.order() {
-        if let Err(e) = lowering.node(node) {
-            errors.push(e);
-        }
+        let lowered = match graph.op(node) {
+            Op::If { .. } | Op::Loop { .. } => lowering.regions(node),
+            _ => lowering.node(node).map_err(|e| vec![e]),
+        };
+        errors.extend(lowered.err().into_iter().flatten());
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -98,10 +107,10 @@ pub fn lower_into<'g>(
     }
 }
 
-struct Lowering<'g, 'w> {
+struct Lowering<'g, 'w, 'p> {
     graph: &'g Graph,
     plan: Plan,
-    placement: Placement<'g, 'w>,
+    placement: &'p mut Placement<'g, 'w>,
     values: HashMap<Value, u32>,
     symbols: BTreeMap<String, u32>,
     /// Packed matrices by the value that is their packed form.
@@ -111,7 +120,28 @@ struct Lowering<'g, 'w> {
     fusion: Fusion,
 }
 
-impl Lowering<'_, '_> {
+impl Lowering<'_, '_, '_> {
+    /// A node that runs graphs, each of which becomes a plan.
+    fn regions(&mut self, node: NodeId) -> Result<(), Vec<LowerError>> {
+        let mut plan = |graph| lower_graph(graph, self.placement).map(Box::new);
+        let kind = match self.graph.op(node) {
+            Op::If { then, otherwise } => StepKind::If {
+                then: plan(then)?,
+                otherwise: plan(otherwise)?,
+            },
+            Op::Loop { body, n_carried } => StepKind::Loop {
+                body: plan(body)?,
+                n_carried: *n_carried as u32,
+            },
+            _ => return Err(vec![unsupported(self.graph, node, "runs no graphs")]),
+        };
+        let operands = self.graph.operands(node).into_iter();
+        let inputs = operands.map(|v| v.map(|v| self.value(v)).transpose());
+        let inputs = inputs.collect::<Result<_, _>>().map_err(|e| vec![e])?;
+        self.push_step(node, kind, inputs);
+        Ok(())
+    }
+
     fn node(&mut self, node: NodeId) -> Result<(), LowerError> {
         if self.fusion.absorbed.contains(&node) {
             return Ok(());

@@ -44,7 +44,8 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             operands: operands.clone(),
         })
     };
-    let in_panels = graph.ty(Value { node, result: 0 }).layout == Layout::Panels;
+    let in_panels =
+        0 < graph.n_results(node) && graph.ty(Value { node, result: 0 }).layout == Layout::Panels;
     match graph.op(node) {
         Op::Input(_) => Ok(Selected::Input),
         Op::Const(_) => Ok(Selected::Const),
@@ -68,6 +69,7 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
         Op::Convert(Layout::Packed(_)) => Ok(Selected::Pack),
         // Only packed weights read it; folding made it dense for everything else, or could not.
         Op::Apply(Operator::FromSparse, _) if is_constant(graph, node) => Ok(Selected::Const),
+        Op::If { .. } | Op::Loop { .. } => Err(unsupported(graph, node, "runs graphs")),
         Op::Apply(op, attributes) if in_panels => panels(graph, node, *op, attributes, operands),
         Op::Apply(op, attributes) => {
             if let Some(v) = operands

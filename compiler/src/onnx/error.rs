@@ -211,7 +211,7 @@ impl Collector {
         }
     }
 
-    /// Adds a fault at a place. Unsupported operators are grouped.
+    /// Adds a fault at a place.
     pub(crate) fn add(&mut self, place: &Place, fault: Fault) {
         let text = place.text.clone();
         let error = match fault {
@@ -219,29 +219,12 @@ impl Collector {
                 place: text,
                 message,
             },
-            Fault::Operator => {
-                let group = self.errors.iter_mut().find_map(|e| match e {
-                    ImportError::Operator {
-                        op,
-                        domain,
-                        opset,
-                        nodes,
-                    } if *op == place.op && *domain == place.domain && *opset == place.opset => {
-                        Some(nodes)
-                    }
-                    _ => None,
-                });
-                if let Some(nodes) = group {
-                    nodes.push(place.node.clone());
-                    return;
-                }
-                ImportError::Operator {
-                    op: place.op.clone(),
-                    domain: place.domain.clone(),
-                    opset: place.opset,
-                    nodes: vec![place.node.clone()],
-                }
-            }
+            Fault::Operator => ImportError::Operator {
+                op: place.op.clone(),
+                domain: place.domain.clone(),
+                opset: place.opset,
+                nodes: vec![place.node.clone()],
+            },
             Fault::Attribute(attribute, message) => ImportError::Attribute {
                 place: text,
                 attribute,
@@ -266,9 +249,53 @@ impl Collector {
             },
             Fault::Io(path, source) => ImportError::Io { path, source },
         };
+        self.push(error);
+    }
+
+    /// Adds an error. Unsupported operators are grouped.
+    fn push(&mut self, error: ImportError) {
+        if let ImportError::Operator {
+            op,
+            domain,
+            opset,
+            nodes,
+        } = &error
+        {
+            let same = self.errors.iter_mut().find_map(|e| match e {
+                ImportError::Operator {
+                    op: o,
+                    domain: d,
+                    opset: v,
+                    nodes,
+                } if o == op && d == domain && v == opset => Some(nodes),
+                _ => None,
+            });
+            if let Some(known) = same {
+                known.extend(nodes.iter().cloned());
+                return;
+            }
+        }
         if self.errors.len() < MAX_ERRORS {
             self.errors.push(error);
         }
+    }
+
+    /// Takes what was collected, so that what comes next can be kept apart; [`Collector::join`] brings both together.
+    pub(crate) fn fork(&mut self) -> Collector {
+        let empty = Collector::new(&self.path);
+        std::mem::replace(self, empty)
+    }
+
+    /// Puts what was collected earlier before what was collected since.
+    pub(crate) fn join(&mut self, mut before: Collector) {
+        for error in self.errors.drain(..) {
+            before.push(error);
+        }
+        *self = before;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
     }
 
     /// `value` if nothing was collected.

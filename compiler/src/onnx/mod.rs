@@ -233,7 +233,7 @@ fn build<'a>(
         }
         match scope.lookup(name) {
             Some(Binding::Value(value)) => walk.graph.add_output(name, value),
-            Some(Binding::Sequence(_)) => {
+            Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                 let fault = Fault::unsupported("only tensors are supported, found a sequence");
                 walk.errors.add(&place, fault);
             }

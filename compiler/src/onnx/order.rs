@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use onnx_protobuf::NodeProto;
+use onnx_protobuf::{GraphProto, NodeProto};
 
 /// Which nodes are needed, and when.
 pub(crate) struct Order<'a> {
@@ -99,19 +99,34 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Names that a node uses, those that its subgraphs capture included (and some that they define themselves, which no
-/// node outside gives).
+/// Names that a node uses, those included that its graphs use and do not define themselves.
 fn names_needed<'a>(node: &'a NodeProto, out: &mut Vec<&'a str>) {
-    out.extend(
-        node.input
-            .iter()
-            .map(String::as_str)
-            .filter(|n| !n.is_empty()),
-    );
+    let operands = node.input.iter().map(String::as_str);
+    out.extend(operands.filter(|n| !n.is_empty()));
     for graph in node.attribute.iter().filter_map(|a| a.g.as_ref()) {
-        out.extend(graph.output.iter().map(|o| o.name.as_str()));
-        for inner in &graph.node {
-            names_needed(inner, out);
-        }
+        let own = names_defined(graph);
+        out.extend(names_used(graph).into_iter().filter(|n| !own.contains(n)));
     }
+}
+
+/// Names that the nodes and outputs of a graph use.
+pub(crate) fn names_used(graph: &GraphProto) -> Vec<&str> {
+    let mut used: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();
+    for node in &graph.node {
+        names_needed(node, &mut used);
+    }
+    used
+}
+
+/// Names of the inputs, constants and results of a graph.
+pub(crate) fn names_defined(graph: &GraphProto) -> HashSet<&str> {
+    let inputs = graph.input.iter().map(|i| &i.name);
+    let sparse = graph
+        .sparse_initializer
+        .iter()
+        .filter_map(|t| t.values.as_ref());
+    let constants = graph.initializer.iter().chain(sparse).map(|t| &t.name);
+    let results = graph.node.iter().flat_map(|n| &n.output);
+    let names = inputs.chain(constants).chain(results);
+    names.map(String::as_str).collect()
 }

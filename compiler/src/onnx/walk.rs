@@ -1,9 +1,10 @@
 //! The walk over a model's nodes that builds the graph.
 //!
 //! Nodes are taken in the order of the file wherever that is an order of evaluation, and are sorted where it is not. Only
-//! nodes that an output needs are looked at. Calls of the model's own functions and branches of an `If` with a constant
-//! condition are walked in place. When a node fails, its results are bound to [`Binding::Failed`], and of whatever needs them
+//! nodes that an output needs are looked at. Calls of the model's own functions are walked in place. When a node fails, its results are bound to [`Binding::Failed`], and of whatever needs them
 //! only the operator is looked at: each problem is reported once, and every unsupported operator at once.
+
+mod control;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub(crate) enum Binding {
     Value(Value),
     /// A list of values, which operators on sequences take apart.
     Sequence(Arc<[Value]>),
+    /// A list of values of one shape, along the first dimension of one value.
+    Stacked(Value),
+    /// A list that a loop carries: what it was before the iteration, and these values behind it.
+    Grown(Arc<[Value]>),
     /// An optional input of a function that its call leaves out.
     Absent,
     /// A result of a node that has been reported, or that depends on one.
@@ -48,6 +53,8 @@ pub(crate) struct Scope<'s> {
     /// Put before the names of nodes.
     prefix: String,
     depth: usize,
+    /// Graphs that nodes run, around this one.
+    regions: usize,
 }
 
 impl Scope<'_> {
@@ -60,6 +67,20 @@ impl Scope<'_> {
             formal: None,
             prefix: String::new(),
             depth: 0,
+            regions: 0,
+        }
+    }
+
+    /// A scope inside this one.
+    fn inside(&self, name: &str) -> Scope<'_> {
+        Scope {
+            parent: Some(self),
+            values: HashMap::new(),
+            opsets: self.opsets.clone(),
+            formal: self.formal.clone(),
+            prefix: format!("{}{name}/", self.prefix),
+            depth: self.depth + 1,
+            regions: self.regions,
         }
     }
 
@@ -163,6 +184,24 @@ impl<'a> Walk<'a> {
                 });
                 if let Some(output) = node.output.first().filter(|o| !o.is_empty()) {
                     scope.bind(output, binding);
+                }
+                continue;
+            }
+            if self.runs_graphs(node) {
+                let used: Vec<bool> = (node.output.iter())
+                    .map(|o| plan.used.contains(o.as_str()))
+                    .collect();
+                let bindings = self.control(node, &used, scope).unwrap_or_else(|faults| {
+                    let place = place(node, scope);
+                    for fault in faults.0 {
+                        self.errors.add(&place, fault);
+                    }
+                    vec![Binding::Failed; node.output.len()]
+                });
+                for (output, binding) in node.output.iter().zip(bindings) {
+                    if !output.is_empty() {
+                        scope.bind(output, binding);
+                    }
                 }
                 continue;
             }
@@ -290,7 +329,7 @@ impl<'a> Walk<'a> {
                 match scope.lookup(name) {
                     Some(Binding::Value(v)) => Some(v),
                     Some(Binding::Absent) => None,
-                    Some(Binding::Sequence(_)) => {
+                    Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                         return Err(Fault::unsupported(format!(
                             "operand `{name}` is a sequence"
                         )));
@@ -316,6 +355,8 @@ impl<'a> Walk<'a> {
                 _ if name.is_empty() => None,
                 Some(Binding::Value(value)) => Some(Item::Tensor(value)),
                 Some(Binding::Sequence(parts)) => Some(Item::Sequence(parts)),
+                Some(Binding::Stacked(value)) => Some(Item::Stacked(value)),
+                Some(Binding::Grown(parts)) => Some(Item::Grown(parts)),
                 Some(Binding::Absent) => None,
                 Some(Binding::Failed) => return Ok(Binding::Failed),
                 None => {
@@ -341,6 +382,8 @@ impl<'a> Walk<'a> {
         Ok(match sequence::add(&mut self.graph, call, &items)? {
             Item::Tensor(value) => Binding::Value(value),
             Item::Sequence(parts) => Binding::Sequence(parts),
+            Item::Stacked(value) => Binding::Stacked(value),
+            Item::Grown(parts) => Binding::Grown(parts),
         })
     }
 
@@ -360,6 +403,13 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// True for `If`, `Loop` and `Scan`.
+    fn runs_graphs(&self, node: &NodeProto) -> bool {
+        let (domain, op) = (domain(&node.domain), node.op_type.as_str());
+        control::is_control(domain, op)
+            && !(self.functions).contains_key(&(domain, op, node.overload.as_str()))
+    }
+
     /// False if the operator of a node is one that no model may use.
     fn is_supported(&self, node: &NodeProto, scope: &Scope<'_>) -> bool {
         let domain = domain(&node.domain);
@@ -368,7 +418,7 @@ impl<'a> Walk<'a> {
             .functions
             .contains_key(&(domain, op, node.overload.as_str()));
         let opset = scope.opsets.get(domain).copied().unwrap_or(1);
-        is_function || (domain.is_empty() && op == "If") || ops::is_supported(domain, op, opset)
+        is_function || control::is_control(domain, op) || ops::is_supported(domain, op, opset)
     }
 
     /// Adds one node, and gives its results; those that nothing uses may be absent.
@@ -390,11 +440,8 @@ impl<'a> Walk<'a> {
         if let Some(function) = self.functions.get(&key).copied() {
             return self.function(function, node, &operands, attributes, scope);
         }
-        if domain.is_empty() && node.op_type == "If" {
-            return self.branch(node, &operands, &attributes, scope);
-        }
         if let Some((name, _)) = attributes.graphs.first() {
-            let message = "is a graph; control flow is not supported".to_owned();
+            let message = "is a graph, which this operator does not run".to_owned();
             return Err(if ops::is_known(domain, &node.op_type) {
                 Fault::Attribute((*name).to_owned(), message).into()
             } else {
@@ -478,6 +525,7 @@ impl<'a> Walk<'a> {
             formal: Some(attributes.values),
             prefix: format!("{}{}/", scope.prefix, name_of(node)),
             depth: scope.depth + 1,
+            regions: scope.regions,
         };
         for (i, input) in function.input.iter().enumerate() {
             let binding = match operands.get(i).copied().flatten() {
@@ -495,90 +543,17 @@ impl<'a> Walk<'a> {
         self.body(&function.node, Vec::new(), &wanted, &mut inner)?;
         results(node, &function.output, &inner)
     }
-
-    /// Walks the branch of an `If` that its condition chooses.
-    fn branch(
-        &mut self,
-        node: &'a NodeProto,
-        operands: &[Option<Value>],
-        attributes: &NodeAttributes<'a>,
-        scope: &Scope<'_>,
-    ) -> Result<Vec<Option<Value>>, Faults> {
-        if scope.depth >= MAX_DEPTH {
-            return Err(Fault::limit(format!(
-                "branches are nested deeper than {MAX_DEPTH} levels"
-            ))
-            .into());
-        }
-        let &[Some(condition)] = operands else {
-            return Err(Fault::invalid("If takes one operand").into());
-        };
-        let graph_named = |name: &str| -> Result<&'a GraphProto, Fault> {
-            attributes
-                .graphs
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, g)| *g)
-                .ok_or_else(|| Fault::invalid(format!("attribute `{name}` is missing")))
-        };
-        let (yes, no) = (graph_named("then_branch")?, graph_named("else_branch")?);
-        let taken = match self.constant_condition(condition) {
-            Some(true) => yes,
-            Some(false) => no,
-            None => {
-                return Err(Fault::unsupported(
-                    "a condition that is not constant is not supported",
-                )
-                .into());
-            }
-        };
-        let outputs: Vec<String> = taken.output.iter().map(|o| o.name.clone()).collect();
-        if node.output.len() > outputs.len() {
-            return Err(Fault::invalid(format!(
-                "the branch gives {} results, {} are used",
-                outputs.len(),
-                node.output.len()
-            ))
-            .into());
-        }
-        let mut inner = Scope {
-            parent: Some(scope),
-            values: HashMap::new(),
-            opsets: scope.opsets.clone(),
-            formal: scope.formal.clone(),
-            prefix: format!("{}{}/", scope.prefix, name_of(node)),
-            depth: scope.depth + 1,
-        };
-        let wanted: Vec<&str> = taken
-            .output
-            .iter()
-            .zip(&node.output)
-            .filter(|(_, to)| !to.is_empty())
-            .map(|(o, _)| o.name.as_str())
-            .collect();
-        self.body(&taken.node, initializers_of(taken), &wanted, &mut inner)?;
-        results(node, &outputs, &inner)
-    }
-
-    fn constant_condition(&self, condition: Value) -> Option<bool> {
-        if let Some(tensor) = self.graph.constant(condition) {
-            return match tensor.as_slice::<bool>()? {
-                [c] => Some(*c),
-                _ => None,
-            };
-        }
-        match self.graph.elements(condition)? {
-            [c] => c.as_fixed().map(|c| c != 0),
-            _ => None,
-        }
-    }
 }
 
 /// True for operators on sequences, and for a copy of one.
 fn is_of_sequences(node: &NodeProto, scope: &Scope<'_>) -> bool {
     let is_copy = || {
         let operand = node.input.first().and_then(|name| scope.lookup(name));
-        node.op_type == "Identity" && matches!(operand, Some(Binding::Sequence(_)))
+        let is_sequence = matches!(
+            operand,
+            Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_))
+        );
+        node.op_type == "Identity" && is_sequence
     };
     domain(&node.domain).is_empty() && (sequence::is_known(&node.op_type) || is_copy())
 }
@@ -620,7 +595,7 @@ fn results(
         } else {
             match inner.lookup(name) {
                 Some(Binding::Value(v)) => Some(v),
-                Some(Binding::Sequence(_)) => {
+                Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                     let message = format!("result `{name}` of its body is a sequence");
                     return Err(Fault::unsupported(message).into());
                 }

@@ -1,5 +1,6 @@
 //! Import, on small models built through ONNX's messages.
 
+mod control;
 mod errors;
 mod external;
 mod hostile;

@@ -267,7 +267,7 @@ impl Analysis<'_> {
         let node = value.node;
         let x = graph.operand(node, 0);
         match graph.op(node) {
-            Op::Input(_) | Op::Const(_) | Op::Dims(_) => None,
+            Op::Input(_) | Op::Const(_) | Op::Dims(_) | Op::If { .. } | Op::Loop { .. } => None,
             Op::Convert(_) => Some(self.element(x?, index)),
             Op::View(_) => self.reshaped(value, x?, index),
             Op::Broadcast(_) => Some(self.broadcast(x?, index)),

@@ -88,6 +88,17 @@ impl Dim {
 }
 
 impl Plan {
+    /// Every step, those of plans that steps run behind the step.
+    pub fn all_steps(&self) -> Vec<&Step> {
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            steps.push(step);
+            let regions = step.kind.regions().into_iter();
+            steps.extend(regions.flat_map(Plan::all_steps));
+        }
+        steps
+    }
+
     /// A size as text, with the names of its symbols: `2*batch*seq + 1`.
     ///
     /// # Panics
@@ -261,6 +272,19 @@ pub enum StepKind {
     /// The first input from index `before[i]` of each dimension `i` on, and elsewhere the second, one element, or zero; row-major,
     /// of any element type.
     Pad { before: Vec<u32> },
+    /// One of two plans: inputs are one boolean, then those of `then`, then those of `otherwise`; outputs are those of the plan
+    /// that runs. Values are row-major, and of the types that the plans state.
+    If {
+        then: Box<Plan>,
+        otherwise: Box<Plan>,
+    },
+    /// A plan that runs while a condition holds, at most a number of times.
+    ///
+    /// Inputs are that number, one `i64` (may be absent), the condition, one boolean (may be absent), what is carried into the
+    /// first iteration, and what every iteration reads. The plan takes the number of the iteration, the condition, what is
+    /// carried and what is read; it gives the next condition, what is carried on, and an element of each collection. Outputs
+    /// are what is carried at the end, then the collections, iterations first.
+    Loop { body: Box<Plan>, n_carried: u32 },
 }
 
 impl StepKind {
@@ -292,6 +316,17 @@ impl StepKind {
             StepKind::Slice { .. } => "slice",
             StepKind::Concat { .. } => "concat",
             StepKind::Pad { .. } => "pad",
+            StepKind::If { .. } => "if",
+            StepKind::Loop { .. } => "loop",
+        }
+    }
+
+    /// The plans that the step runs.
+    pub fn regions(&self) -> Vec<&Plan> {
+        match self {
+            StepKind::If { then, otherwise } => vec![then, otherwise],
+            StepKind::Loop { body, .. } => vec![body],
+            _ => Vec::new(),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
-use crate::{Dim, MatrixDesc, Plan, PlanError, StepKind, Storage};
+use crate::{Dim, MatrixDesc, Plan, PlanError, Step, StepKind, Storage};
 
 /// Alignment in the weights section of each tensor, matrix and row block, in bytes.
 pub const ALIGNMENT: u64 = 64;
 
+/// Plans inside each other.
+const MAX_DEPTH: usize = 16;
 const MAX_RANK: usize = 64;
 const MAX_TERMS: usize = 256;
 const MAX_DEGREE: usize = 16;
@@ -17,6 +19,10 @@ impl Plan {
     /// # Errors
     /// The first thing that is wrong, with its place.
     pub fn validate(&self, weights_bytes: u64) -> Result<(), PlanError> {
+        self.validate_inside(weights_bytes, 0)
+    }
+
+    fn validate_inside(&self, weights_bytes: u64, depth: usize) -> Result<(), PlanError> {
         self.validate_symbols()?;
         self.validate_values(weights_bytes)?;
         self.validate_ports()?;
@@ -24,7 +30,22 @@ impl Plan {
             validate_matrix(matrix, weights_bytes)
                 .map_err(|m| PlanError::new(format!("matrix {i} `{}`", matrix.name), m))?;
         }
-        self.validate_steps()
+        self.validate_steps()?;
+        for (i, step) in self.steps.iter().enumerate() {
+            let error = |m| PlanError::new(format!("step {i} `{}`", step.name), m);
+            let regions = step.kind.regions();
+            if MAX_DEPTH <= depth && !regions.is_empty() {
+                let message = format!("more than {MAX_DEPTH} plans inside each other");
+                return Err(error(message));
+            }
+            validate_regions(step).map_err(error)?;
+            for region in regions {
+                region
+                    .validate_inside(weights_bytes, depth + 1)
+                    .map_err(|e| error(e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     fn validate_symbols(&self) -> Result<(), PlanError> {
@@ -172,6 +193,34 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Checks that a step which runs plans has what they take and give.
+fn validate_regions(step: &Step) -> Result<(), String> {
+    let (n_inputs, n_outputs) = (step.inputs.len(), step.outputs.len());
+    let (fits, first_read) = match &step.kind {
+        StepKind::If { then, otherwise } => {
+            let n = then.inputs.len().saturating_add(otherwise.inputs.len());
+            let gives = then.outputs.len() == n_outputs && otherwise.outputs.len() == n_outputs;
+            (n_inputs == n.saturating_add(1) && gives, 0)
+        }
+        StepKind::Loop { body, n_carried } => {
+            let n = *n_carried as usize;
+            let takes = n_inputs == body.inputs.len() && n.saturating_add(2) <= n_inputs;
+            let gives = body.outputs.len() == n_outputs.saturating_add(1) && n <= n_outputs;
+            (takes && gives, 2)
+        }
+        _ => return Ok(()),
+    };
+    if !fits {
+        return Err(format!(
+            "{n_inputs} inputs and {n_outputs} outputs are not what its plans take and give"
+        ));
+    }
+    match step.inputs[first_read..].iter().position(Option::is_none) {
+        Some(i) => Err(format!("input {} is absent", first_read + i)),
+        None => Ok(()),
     }
 }
 

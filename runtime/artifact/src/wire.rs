@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -158,10 +158,24 @@ enum KindMessage {
     Concat(u32),
     #[prost(message, tag = "31")]
     Pad(DimensionsMessage),
+    #[prost(message, tag = "32")]
+    If(RegionsMessage),
+    #[prost(message, tag = "33")]
+    Loop(RegionsMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
 struct EmptyMessage {}
+
+#[derive(Clone, PartialEq, Message)]
+struct RegionsMessage {
+    /// Two for a choice, one for a loop.
+    #[prost(message, repeated, tag = "1")]
+    plans: Vec<PlanMessage>,
+    /// Of a loop.
+    #[prost(uint32, tag = "2")]
+    n_carried: u32,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct EmbeddingMessage {
@@ -545,6 +559,14 @@ fn step_message(step: &Step) -> StepMessage {
             StepKind::Pad { before } => KindMessage::Pad(DimensionsMessage {
                 values: before.clone(),
             }),
+            StepKind::If { then, otherwise } => KindMessage::If(RegionsMessage {
+                plans: vec![to_message(then), to_message(otherwise)],
+                n_carried: 0,
+            }),
+            StepKind::Loop { body, n_carried } => KindMessage::Loop(RegionsMessage {
+                plans: vec![to_message(body)],
+                n_carried: *n_carried,
+            }),
             StepKind::IntegerLinear { matrix, tail } => {
                 KindMessage::IntegerLinear(IntegerLinearMessage {
                     matrix: *matrix,
@@ -619,6 +641,17 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         },
         Some(KindMessage::Concat(axis)) => StepKind::Concat { axis },
         Some(KindMessage::Pad(m)) => StepKind::Pad { before: m.values },
+        Some(KindMessage::If(m)) => {
+            let [then, otherwise] = regions(m.plans).map_err(error)?;
+            StepKind::If { then, otherwise }
+        }
+        Some(KindMessage::Loop(m)) => {
+            let [body] = regions(m.plans).map_err(error)?;
+            StepKind::Loop {
+                body,
+                n_carried: m.n_carried,
+            }
+        }
         Some(KindMessage::IntegerLinear(ref m)) => StepKind::IntegerLinear {
             matrix: m.matrix,
             tail: m.tail.as_ref().map(vertical).transpose().map_err(error)?,
@@ -642,6 +675,13 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         outputs: message.outputs,
         name: message.name,
     })
+}
+
+/// The plans that a step runs.
+fn regions<const N: usize>(plans: Vec<PlanMessage>) -> Result<[Box<Plan>; N], String> {
+    let plans = plans.into_iter().map(|m| from_message(m).map(Box::new));
+    let plans: Vec<_> = plans.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    <[Box<Plan>; N]>::try_from(plans).map_err(|found| format!("runs {} plans", found.len()))
 }
 
 fn attention_message(parameters: &AttentionParameters) -> AttentionMessage {

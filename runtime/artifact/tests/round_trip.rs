@@ -92,7 +92,7 @@ fn attention() -> impl Strategy<Value = AttentionParameters> {
     )
 }
 
-fn kind() -> impl Strategy<Value = StepKind> {
+fn kind() -> BoxedStrategy<StepKind> {
     prop_oneof![
         (text(), vec((text(), attribute()), 0..3)).prop_map(|(operator, attributes)| {
             StepKind::Portable {
@@ -136,6 +136,31 @@ fn kind() -> impl Strategy<Value = StepKind> {
         Just(StepKind::Range),
         Just(StepKind::RangeScale),
         Just(StepKind::RangeZeroPoint),
+    ]
+    .boxed()
+}
+
+/// Steps that run small plans, beside all others.
+fn any_kind() -> impl Strategy<Value = StepKind> {
+    let inside = || {
+        let step = (text(), kind()).prop_map(|(name, kind)| Step {
+            name,
+            kind,
+            inputs: vec![Some(1), None],
+            outputs: vec![2],
+        });
+        vec(step, 0..3).prop_map(|steps| {
+            Box::new(Plan {
+                steps,
+                ..Plan::default()
+            })
+        })
+    };
+    prop_oneof![
+        8 => kind(),
+        1 => (inside(), inside()).prop_map(|(then, otherwise)| StepKind::If { then, otherwise }),
+        1 => (inside(), any::<u32>())
+            .prop_map(|(body, n_carried)| StepKind::Loop { body, n_carried }),
     ]
 }
 
@@ -201,7 +226,7 @@ fn matrix() -> impl Strategy<Value = MatrixDesc> {
 fn plan() -> impl Strategy<Value = Plan> {
     let port = || (text(), any::<u32>()).prop_map(|(name, value)| Port { name, value });
     let operands = vec(proptest::option::of(0..u32::MAX), 0..4);
-    let step = (text(), kind(), operands, vec(any::<u32>(), 0..3)).prop_map(
+    let step = (text(), any_kind(), operands, vec(any::<u32>(), 0..3)).prop_map(
         |(name, kind, inputs, outputs)| Step {
             name,
             kind,

@@ -27,6 +27,15 @@ macro_rules! data_types {
             /// Borrows the elements.
             pub fn view(&self) -> DataView<'_> { match self { $(Data::$variant(v) => DataView::$variant(v)),* } }
 
+            /// Appends elements of the same type; false, and nothing is appended, if they are of another one.
+            pub fn extend(&mut self, more: DataView<'_>) -> bool {
+                match (self, more) {
+                    $((Data::$variant(v), DataView::$variant(more)) => v.extend_from_slice(more),)*
+                    _ => return false,
+                }
+                true
+            }
+
             /// `len` elements that are zero or false.
             pub fn zeros(dtype: DType, len: usize) -> Data {
                 match dtype { $(DType::$variant => Data::$variant(vec![<$ty as std::default::Default>::default(); len])),* }

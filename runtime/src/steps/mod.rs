@@ -276,7 +276,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
         | StepKind::View
         | StepKind::Broadcast
         | StepKind::RangeScale
-        | StepKind::RangeZeroPoint => {
+        | StepKind::RangeZeroPoint
+        | StepKind::If { .. }
+        | StepKind::Loop { .. } => {
             return Err("is no step over panels".to_owned());
         }
     })

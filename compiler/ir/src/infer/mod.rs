@@ -24,6 +24,7 @@ mod index;
 mod matrix;
 mod quantize;
 mod reduce;
+mod region;
 mod sequence;
 mod shape;
 #[cfg(test)]
@@ -59,6 +60,14 @@ pub fn infer(
     let result = match op {
         Op::Apply(operator, attributes) => {
             return apply(*operator, attributes, operands, n_results, fresh);
+        }
+        Op::If { then, otherwise } => {
+            let results = region::branch(then, otherwise, operands, fresh).map_err(error)?;
+            return region::checked(op.text(), results, n_results);
+        }
+        Op::Loop { body, n_carried } => {
+            let results = region::iteration(body, *n_carried, operands, fresh).map_err(error)?;
+            return region::checked(op.text(), results, n_results);
         }
         Op::Input(_) => return Err(error("the type of an input must be stated".to_owned())),
         Op::Const(c) => {

@@ -22,6 +22,8 @@ const MAX_DIAGNOSTICS: usize = 20;
 /// Symbols that a graph may declare, and operands or results of a node.
 const MAX_SYMBOLS: usize = 256;
 const MAX_OPERANDS: usize = 1 << 12;
+/// Graphs inside each other.
+const MAX_DEPTH: usize = 16;
 
 /// Finds a tensor by the hash that stands for it in text; `None` if there is none of this type and shape.
 pub type Resolver<'r> = dyn FnMut(u64, DType, &[usize]) -> Option<Arc<Tensor>> + 'r;
@@ -62,6 +64,8 @@ pub fn parse_limited(
         symbols: HashSet::new(),
         values: HashMap::new(),
         consts: HashMap::new(),
+        depth: 0,
+        ended: false,
     };
     for (start, end, message) in errors.into_iter().take(MAX_DIAGNOSTICS) {
         let mistake = Diagnostic::at(text, start, end, message);
@@ -89,6 +93,10 @@ pub(super) struct Parser<'t, 'r> {
     /// `None` where the defining statement was wrong.
     values: HashMap<Name, Option<Value>>,
     consts: HashMap<String, Option<Value>>,
+    /// Graphs around the one that is read.
+    depth: usize,
+    /// The end of the text was met too early, which is said once.
+    ended: bool,
 }
 
 /// A use of a value that a wrong statement should have defined: the statement is skipped in silence.
@@ -233,7 +241,7 @@ impl<'t> Parser<'t, '_> {
                 if !returned {
                     self.report((start, start + 1, "expected `return` before this".to_owned()));
                 }
-                if *self.peek() != Token::End {
+                if self.depth == 0 && *self.peek() != Token::End {
                     let mistake = self.expected("nothing after the graph");
                     self.report(mistake);
                 }
@@ -253,8 +261,10 @@ impl<'t> Parser<'t, '_> {
                 }
                 Token::Value(_) => self.node(&mut graph),
                 Token::End => {
-                    let mistake = self.expected("a statement or `}`");
-                    self.report(mistake);
+                    if !std::mem::replace(&mut self.ended, true) {
+                        let mistake = self.expected("a statement or `}`");
+                        self.report(mistake);
+                    }
                     return None;
                 }
                 _ => Err(self.expected("a statement: `%name = ...`, `const` or `return`")),
@@ -414,7 +424,8 @@ impl<'t> Parser<'t, '_> {
         let op_start = self.start();
         let word = self.ident("an operator")?;
         let operator = Operator::from_text(word);
-        if operator.is_none() && !matches!(word, "dims" | "view" | "broadcast" | "convert") {
+        let words = ["dims", "view", "broadcast", "convert", "if", "loop"];
+        if operator.is_none() && !words.contains(&word) {
             return Err(self.mistake(op_start, format!("unknown operator `{word}`")));
         }
         let dims = if word == "dims" {
@@ -428,6 +439,19 @@ impl<'t> Parser<'t, '_> {
             Some(op) if *self.peek() == Token::Punct('{') => self.attributes(op)?,
             _ => Attributes::new(),
         };
+        let n_carried = if word == "loop" { self.n_carried()? } else { 0 };
+        let n_regions = match word {
+            "if" => 2,
+            "loop" => 1,
+            _ => 0,
+        };
+        let mut regions = Vec::with_capacity(n_regions);
+        for _ in 0..n_regions {
+            match self.region()? {
+                Some(region) => regions.push(Arc::new(region)),
+                None => return Ok(None),
+            }
+        }
         let types = if self.eat(':') {
             let mut types = vec![self.ty()?];
             while self.eat(',') {
@@ -447,6 +471,19 @@ impl<'t> Parser<'t, '_> {
                 self.mistake(op_start, format!("`{word}` needs the type of its result"))
             })
         };
+        if let ("if" | "loop", Some(region)) = (word, regions.pop()) {
+            let op = match regions.pop() {
+                Some(then) => Op::If {
+                    then,
+                    otherwise: region,
+                },
+                None => Op::Loop {
+                    body: region,
+                    n_carried,
+                },
+            };
+            return self.applied(graph, op, operands, types, (op_start, n_results));
+        }
         let op = match (operator, dims, word) {
             (Some(op), ..) => Op::Apply(op, attributes),
             (None, Some(dims), _) => Op::Dims(dims),
@@ -454,6 +491,17 @@ impl<'t> Parser<'t, '_> {
             (None, None, "broadcast") => Op::Broadcast(target()?.shape.clone()),
             (None, None, _) => Op::Convert(target()?.layout),
         };
+        self.applied(graph, op, operands, types, (op_start, n_results))
+    }
+
+    fn applied(
+        &mut self,
+        graph: &mut Graph,
+        op: Op,
+        operands: Vec<Operand>,
+        types: Option<Vec<TensorType>>,
+        (op_start, n_results): (usize, usize),
+    ) -> Parsed<Option<crate::NodeId>> {
         let mut values = Vec::with_capacity(operands.len());
         for operand in operands {
             values.push(match operand {
@@ -465,6 +513,42 @@ impl<'t> Parser<'t, '_> {
         self.add(graph, op, &values, types.as_deref(), n_results)
             .map(Some)
             .map_err(|e| self.mistake(op_start, e.to_string()))
+    }
+
+    /// `{carried = 2}`.
+    fn n_carried(&mut self) -> Parsed<usize> {
+        self.expect('{')?;
+        if !self.eat_word("carried") {
+            return Err(self.expected("`carried`"));
+        }
+        self.expect('=')?;
+        let start = self.start();
+        let n = match self.bump() {
+            Token::Number(text) => text.parse().ok(),
+            _ => None,
+        };
+        let n = n.filter(|&n| n <= MAX_OPERANDS);
+        let n = n.ok_or_else(|| self.mistake(start, "expected how many values are carried"))?;
+        self.expect('}')?;
+        Ok(n)
+    }
+
+    /// A graph that a node runs; `None` if it was wrong, which has been reported.
+    fn region(&mut self) -> Parsed<Option<Graph>> {
+        if MAX_DEPTH <= self.depth {
+            let message = format!("more than {MAX_DEPTH} graphs inside each other");
+            return Err(self.mistake(self.start(), message));
+        }
+        let symbols = std::mem::take(&mut self.symbols);
+        let values = std::mem::take(&mut self.values);
+        let consts = std::mem::take(&mut self.consts);
+        self.depth += 1;
+        let graph = self.graph();
+        self.depth -= 1;
+        self.symbols = symbols;
+        self.values = values;
+        self.consts = consts;
+        Ok(graph)
     }
 
     fn add(
@@ -479,6 +563,8 @@ impl<'t> Parser<'t, '_> {
             Op::Apply(op, _) => (op.schema().operands, op.schema().results),
             Op::View(_) | Op::Broadcast(_) | Op::Convert(_) => ((1, 1), (1, 1)),
             Op::Input(_) | Op::Const(_) | Op::Dims(_) => ((0, 0), (1, 1)),
+            // Inference counts what graphs take and give.
+            Op::If { .. } | Op::Loop { .. } => ((1, usize::MAX), (0, usize::MAX)),
         };
         let check = |verb: &str, what: &str, (min, max): (usize, usize), found: usize| {
             if (min..=max).contains(&found) {

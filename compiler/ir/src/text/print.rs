@@ -62,7 +62,13 @@ fn names(graph: &Graph, order: &[NodeId]) -> HashMap<Value, String> {
                 write_name(&mut text, '@', &const_names.unique(&c.name), false);
                 names.insert(Value { node, result: 0 }, text);
             }
-            Op::Dims(_) | Op::View(_) | Op::Broadcast(_) | Op::Convert(_) | Op::Apply(..) => {
+            Op::Dims(_)
+            | Op::View(_)
+            | Op::Broadcast(_)
+            | Op::Convert(_)
+            | Op::Apply(..)
+            | Op::If { .. }
+            | Op::Loop { .. } => {
                 for result in 0..graph.n_results(node) as u32 {
                     names.insert(Value { node, result }, format!("%{n_results}"));
                     n_results += 1;
@@ -116,7 +122,9 @@ fn shown_dims<'g>(graph: &'g Graph, order: &'g [NodeId]) -> impl Iterator<Item =
             | Op::View(_)
             | Op::Broadcast(_)
             | Op::Convert(_)
-            | Op::Apply(..) => &[],
+            | Op::Apply(..)
+            | Op::If { .. }
+            | Op::Loop { .. } => &[],
         };
         let n_results = graph.n_results(node) as u32;
         let shapes = (0..n_results).flat_map(move |result| graph.shape(Value { node, result }));
@@ -244,13 +252,24 @@ impl Printer<'_> {
                 }
                 out.push('}');
             }
+            Op::Loop { n_carried, .. } => {
+                write!(out, " {{carried = {n_carried}}}").expect(INFALLIBLE);
+            }
             Op::Input(_)
             | Op::Const(_)
             | Op::View(_)
             | Op::Broadcast(_)
             | Op::Convert(_)
-            | Op::Apply(..) => {}
+            | Op::Apply(..)
+            | Op::If { .. } => {}
         }
+        let regions = self.graph.op(node).regions();
+        for region in &regions {
+            for line in print_with(region, options).lines() {
+                write!(out, "\n    {line}").expect(INFALLIBLE);
+            }
+        }
+        out.push_str(if regions.is_empty() { "" } else { "\n   " });
         for value in results {
             out.push_str(if value.result == 0 { " : " } else { ", " });
             self.ty(out, self.graph.ty(value));

@@ -14,7 +14,7 @@ mod softmax;
 
 use std::sync::Arc;
 
-use lancet_ir::{Graph, Op, Value};
+use lancet_ir::{Dim, Graph, Op, Value};
 use lancet_ops::{Attribute, AttributeType, Attributes, Domain, Element, Operator, Tensor};
 
 use super::attributes::dtype_name;
@@ -361,6 +361,13 @@ impl Lowering<'_, '_> {
             Some(Attribute::Floats(v)) if v.is_empty() => Ok(Some(Vec::new())),
             Some(other) => Err(wrong_type(name, &other, "Ints")),
         }
+    }
+
+    /// The elements of a value in another shape.
+    pub(crate) fn view(&mut self, x: Value, shape: Vec<Dim>) -> Result<Value, Fault> {
+        let node = self.graph.add(Op::View(shape), &[Some(x)])?;
+        self.graph.set_node_name(node, &self.call.name);
+        Ok(Value { node, result: 0 })
     }
 
     /// Adds a helper node of this one.

@@ -1,7 +1,8 @@
 //! Sequences of tensors, taken apart on import.
 //!
 //! Exporters write splits, chunks and stacks as a sequence and the parts of it that are read. Where the number of parts and the
-//! positions are known, a sequence is only a list of values, and no node of the graph stands for it.
+//! positions are known, a sequence is only a list of values, and no node of the graph stands for it. One of a length that depends
+//! on data, which a loop made or a split into single elements, is one tensor, if its parts have one shape.
 
 use std::sync::Arc;
 
@@ -19,6 +20,10 @@ const MAX_PARTS: usize = 1 << 16;
 pub(crate) enum Item {
     Tensor(Value),
     Sequence(Arc<[Value]>),
+    /// Parts of one shape, along the first dimension.
+    Stacked(Value),
+    /// Parts behind a sequence of which nothing is known here.
+    Grown(Arc<[Value]>),
 }
 
 /// True for the operators of [`add`], aside from `Identity`.
@@ -51,13 +56,25 @@ pub(crate) fn add(
     let mut l = Lowering { graph, call };
     let parts = |index: usize| match items.get(index) {
         Some(Some(Item::Sequence(parts))) => Ok(Arc::clone(parts)),
+        Some(Some(Item::Stacked(_) | Item::Grown(_))) => Err(Fault::unsupported(
+            "a sequence of a length that is not constant stands where its parts are needed one by one",
+        )),
         _ => Err(Fault::invalid(format!("operand {index} is no sequence"))),
     };
+    let at_end = !matches!(items.get(2), Some(Some(_)));
     let item = match l.call.op {
         "SequenceEmpty" => Item::Sequence(Arc::from([])),
         "SequenceConstruct" => {
             let parts = (0..items.len()).map(|i| tensor(items, i));
             Item::Sequence(parts.collect::<Result<_, Fault>>()?)
+        }
+        "SequenceInsert" if at_end && matches!(items.first(), Some(Some(Item::Grown(_)))) => {
+            let mut parts = match items.first() {
+                Some(Some(Item::Grown(parts))) => parts.to_vec(),
+                _ => Vec::new(),
+            };
+            parts.push(tensor(items, 1)?);
+            Item::Grown(parts.into())
         }
         "SequenceInsert" => {
             let mut parts = parts(0)?.to_vec();
@@ -71,6 +88,21 @@ pub(crate) fn add(
             parts.remove(position(&l, items, 1, parts.len(), last)?.unwrap_or(last));
             Item::Sequence(parts.into())
         }
+        "SequenceAt" if let Some(stack) = stacked(items) => {
+            let at = tensor(items, 1)?;
+            let at = l.view(at, Vec::new())?;
+            let along = Attributes::new().with("axis", Attribute::Int(0));
+            Item::Tensor(l.apply(Operator::Gather, along, &[stack, at])?)
+        }
+        "SequenceLength" if let Some(stack) = stacked(items) => {
+            let first = Attributes::new().with("end", Attribute::Int(1));
+            let length = l.apply(Operator::Shape, first, &[stack])?;
+            Item::Tensor(l.view(length, Vec::new())?)
+        }
+        "ConcatFromSequence" if let Some(stack) = stacked(items) => {
+            Item::Tensor(concat_stacked(&mut l, stack)?)
+        }
+        "Identity" if let Some(Some(item)) = items.first() => item.clone(),
         "SequenceAt" => {
             let parts = parts(0)?;
             let at = position(&l, items, 1, parts.len(), last(&parts)?)?;
@@ -81,14 +113,17 @@ pub(crate) fn add(
             Item::Tensor(l.constant("length", Vec::new(), vec![n]))
         }
         "ConcatFromSequence" => Item::Tensor(concat(&mut l, &parts(0)?)?),
-        "SplitToSequence" => Item::Sequence(split(&mut l, items)?),
+        "SplitToSequence" => match singles(&mut l, items)? {
+            Some(stack) => Item::Stacked(stack),
+            None => Item::Sequence(split(&mut l, items)?),
+        },
         _ => Item::Sequence(parts(0)?),
     };
     match &item {
         Item::Sequence(parts) if MAX_PARTS < parts.len() => {
             Err(Fault::limit(format!("a sequence of more than {MAX_PARTS} tensors")).into())
         }
-        Item::Sequence(_) | Item::Tensor(_) => Ok(item),
+        _ => Ok(item),
     }
 }
 
@@ -97,6 +132,68 @@ fn tensor(items: &[Option<Item>], index: usize) -> Result<Value, Fault> {
         Some(Some(Item::Tensor(value))) => Ok(*value),
         _ => Err(Fault::invalid(format!("operand {index} is no tensor"))),
     }
+}
+
+fn stacked(items: &[Option<Item>]) -> Option<Value> {
+    match items.first() {
+        Some(Some(Item::Stacked(value))) => Some(*value),
+        _ => None,
+    }
+}
+
+/// Dimension 0 of a value as dimension `to`.
+fn first_to(l: &mut Lowering<'_, '_>, x: Value, to: usize) -> Result<Value, Fault> {
+    let mut perm: Vec<i64> = (1..l.graph.ty(x).rank() as i64).collect();
+    perm.insert(to, 0);
+    let perm = Attributes::new().with("perm", Attribute::Ints(perm));
+    l.apply(Operator::Transpose, perm, &[x])
+}
+
+/// As [`concat`], of parts that stand along the first dimension.
+fn concat_stacked(l: &mut Lowering<'_, '_>, stack: Value) -> Result<Value, Fault> {
+    let axis = l
+        .take_int("axis")?
+        .ok_or_else(|| Fault::invalid("attribute `axis` is missing"))?;
+    let is_new = l.take_int("new_axis")?.unwrap_or(0) != 0;
+    let rank = l.graph.ty(stack).rank() - usize::from(!is_new);
+    let axis = axis_from_front(axis, rank, false)?;
+    let x = first_to(l, stack, axis)?;
+    if is_new {
+        return Ok(x);
+    }
+    let mut shape = l.graph.shape(x).to_vec();
+    let size = shape.remove(axis);
+    let joined = size.mul(&shape[axis]);
+    shape[axis] = joined.ok_or_else(|| Fault::unsupported("a size of many terms"))?;
+    l.view(x, shape)
+}
+
+/// A split into parts of one element along a dimension of a size that is not known.
+fn singles(l: &mut Lowering<'_, '_>, items: &[Option<Item>]) -> Result<Option<Value>, Fault> {
+    let x = tensor(items, 0)?;
+    let axis = l.call.attributes.int("axis").unwrap_or(0);
+    let axis = axis_from_front(axis, l.graph.ty(x).rank(), false)?;
+    let is_stated = matches!(items.get(1), Some(Some(_)));
+    let of_one = !is_stated || {
+        let size = tensor(items, 1)?;
+        l.graph.ty(size).rank() == 0 && integers(l, size)? == [1]
+    };
+    if !of_one || l.graph.shape(x)[axis].as_fixed().is_some() {
+        return Ok(None);
+    }
+    l.take_int("axis")?;
+    let keeps = l.take_int("keepdims")?.unwrap_or(1) != 0;
+    let rank = l.graph.ty(x).rank();
+    let mut perm: Vec<i64> = (0..rank as i64).filter(|&i| i != axis as i64).collect();
+    perm.insert(0, axis as i64);
+    let perm = Attributes::new().with("perm", Attribute::Ints(perm));
+    let mut stack = l.apply(Operator::Transpose, perm, &[x])?;
+    if is_stated || keeps {
+        let mut shape = l.graph.shape(stack).to_vec();
+        shape.insert(axis + 1, Dim::fixed(1));
+        stack = l.view(stack, shape)?;
+    }
+    Ok(Some(stack))
 }
 
 fn last(parts: &[Value]) -> Result<usize, Fault> {
