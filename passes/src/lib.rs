@@ -10,6 +10,7 @@
 pub mod analysis;
 mod assign_layout;
 mod attention_context;
+mod attention_probabilities;
 mod attention_scores;
 mod context;
 mod cse;

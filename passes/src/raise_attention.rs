@@ -41,12 +41,15 @@
 //! every sum is at most 2^24, it is the same number. For queries and keys the types prove it; for probabilities, which
 //! sum to 1, it holds up to a number of keys that the operator is told (`exact_keys`).
 //!
+//! What reads the probabilities beside the product becomes the second result of the operator: each of them, or their sum or mean
+//! over queries where nothing else is read.
+//!
 //! Heads are then undone ([`crate::heads`]): views and transpositions that split them disappear, elementwise functions behind
 //! them (the factors of a rotary embedding) are moved in front of them, and where something else stands between, one
 //! transposition is put in.
 //!
-//! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; the probabilities used by the product with the values
-//! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
+//! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; probabilities that something else reads neither rounded
+//! nor guarded; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
 //! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0
 //! or 1. Otherwise the pass declines with a remark.
 //!
@@ -60,6 +63,7 @@ use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::attention_context::{Weighted, weighted_values};
+use crate::attention_probabilities::{Shown, shown};
 use crate::attention_scores::{Mask, Scores, add_bias, scores};
 use crate::heads::{Axes, Role, Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, is_dtype, peel, permutation, result};
@@ -264,8 +268,20 @@ fn raise(
     if let Some(n) = exact_keys {
         attributes.set("exact_keys", Attribute::Int(n));
     }
+    let shown = shown(graph, &m.weighted.read_at);
+    if shown.is_some() && of_v.features.as_fixed() == Some(0) {
+        return Ok(Err("values without features are weighted".to_owned()));
+    }
+    if let Some(shown) = &shown {
+        let name = shown.over_queries.name().to_owned();
+        attributes.set("probabilities", Attribute::Str(name));
+    }
     let op = Op::Apply(Operator::ScaledDotProductAttention, attributes);
-    let node = graph.add(op, &operands[..n_operands])?;
+    let n_results = 1 + usize::from(shown.is_some());
+    let node = graph.add_results(op, &operands[..n_operands], n_results)?;
+    if let Some(shown) = &shown {
+        shown.replace(graph, Value { node, result: 1 })?;
+    }
     let output = m.weighted.output;
     let name = graph.node_name(output.node).to_owned();
     graph.set_node_name(node, &name);
@@ -287,8 +303,9 @@ fn raise(
         graph,
         m.softmax,
         format!(
-            "raised to attention with num_heads = {n_heads}, {with}{}",
-            describe(&rounding, m)
+            "raised to attention with num_heads = {n_heads}, {with}{}{}",
+            describe(&rounding, m),
+            shown.as_ref().map_or("", Shown::describe)
         ),
     );
     let of_output = Sizes {

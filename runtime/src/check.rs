@@ -1,8 +1,8 @@
 //! What each kind of step asks of its operands, as far as it does not depend on sizes.
 
 use lancet_artifact::{
-    Arithmetic, AttentionParameters, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind,
-    ValueDesc, Vertical, VerticalOperand,
+    Arithmetic, AttentionParameters, Dim, Element, Extent, Layout, Plan, PlanError, Reduction,
+    Step, StepKind, ValueDesc, Vertical, VerticalOperand,
 };
 use lancet_ops::elementwise::Body;
 use lancet_ops::{DType, Operator, Rounding};
@@ -253,12 +253,16 @@ struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// Between `least` and `most` operands, and one result.
+    /// Between `least` and `most` operands, and one result; attention may have two.
     fn counts(&self, least: usize, most: usize) -> Result<(), String> {
         let (inputs, outputs) = (self.step.inputs.len(), self.step.outputs.len());
-        if inputs < least || inputs > most || outputs != 1 {
+        let most_outputs = match self.step.kind {
+            StepKind::Attention(_) => 2,
+            _ => 1,
+        };
+        if inputs < least || inputs > most || outputs == 0 || outputs > most_outputs {
             return Err(format!(
-                "expected {least} to {most} inputs and one output, found {inputs} and {outputs}"
+                "expected {least} to {most} inputs and up to {most_outputs} outputs, found {inputs} and {outputs}"
             ));
         }
         Ok(())
@@ -560,6 +564,7 @@ impl Operands<'_> {
     }
 
     fn attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
+        self.shown(parameters.over_queries)?;
         self.counts(3, 11)?;
         self.heads(parameters, 3)?;
         self.mask(3, 2)?;
@@ -589,6 +594,28 @@ impl Operands<'_> {
             if self.dtype(index) != DType::I64 || self.rank(index) != 1 {
                 return Err(format!("{}: expected i64 of rank 1", self.name(index)));
             }
+        }
+        Ok(())
+    }
+
+    /// The second result of attention, if there is one: its probabilities, or what they come to over queries.
+    fn shown(&self, over_queries: Option<Reduction>) -> Result<(), String> {
+        if let Some(other) = over_queries
+            && !matches!(other, Reduction::Sum | Reduction::Mean)
+        {
+            return Err(format!("{other} of probabilities"));
+        }
+        let Some(&shown) = self.step.outputs.get(1) else {
+            return Ok(());
+        };
+        let shown = shown as usize;
+        self.row_major_f32(shown)?;
+        let rank = if over_queries.is_some() { 3 } else { 4 };
+        if self.rank(shown) != rank || self.values[self.output()].features == 0 {
+            return Err(format!(
+                "{}: expected rank {rank}, of values with features",
+                self.name(shown)
+            ));
         }
         Ok(())
     }

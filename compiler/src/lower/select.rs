@@ -6,7 +6,7 @@ use lancet_artifact::{
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
-use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Tensor};
+use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, OverQueries, Tensor};
 
 use super::weights::little_endian;
 use super::{LowerError, unsupported};
@@ -349,6 +349,17 @@ fn attention(attributes: &Attributes) -> AttentionParameters {
         rounding: [rounding.scores, rounding.masked, rounding.probabilities]
             .map(|rounding| rounding.map(|r| r.numbers())),
         exact_keys: exact_keys.map(|n| u64::try_from(n).unwrap_or(0)),
+        over_queries: over_queries(attributes),
+    }
+}
+
+/// What attention shows of its probabilities over queries, if not each.
+fn over_queries(attributes: &Attributes) -> Option<Reduction> {
+    let name = attributes.str("probabilities")?;
+    match OverQueries::from_name(name)? {
+        OverQueries::Each => None,
+        OverQueries::Sum => Some(Reduction::Sum),
+        OverQueries::Mean => Some(Reduction::Mean),
     }
 }
 

@@ -223,7 +223,8 @@ pub enum StepKind {
     /// for queries where `query_mask`, `[batch, seq_q]`, is zero. `query_positions` is `f32[batch, num_heads, seq_q, p]`: the
     /// element of the row of a query that `query_index`, `i64[seq_q + seq_k]`, has for the distance is added to the score; the
     /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`. Scores and probabilities are rounded
-    /// where the parameters say so.
+    /// where the parameters say so. A second output, row-major `f32`, is the probabilities, `[batch, num_heads, seq_q, seq_k]`, or
+    /// what they come to over queries, `[batch, num_heads, seq_k]`.
     Attention(AttentionParameters),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.
@@ -306,6 +307,8 @@ pub struct AttentionParameters {
     pub rounding: [Option<[f32; 3]>; 3],
     /// With more keys than these, products of probabilities and values are summed in more than `f32`.
     pub exact_keys: Option<u64>,
+    /// What a second output has of the probabilities over queries: their sum or mean, or each of them.
+    pub over_queries: Option<Reduction>,
 }
 
 /// An attribute of a portable operator.

@@ -245,6 +245,9 @@ struct AttentionMessage {
     probability_rounding: Vec<f32>,
     #[prost(uint64, optional, tag = "7")]
     exact_keys: Option<u64>,
+    /// Name of a reduction.
+    #[prost(string, optional, tag = "8")]
+    over_queries: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -655,6 +658,7 @@ fn attention_message(parameters: &AttentionParameters) -> AttentionMessage {
         masked_score_rounding: masked,
         probability_rounding: probabilities,
         exact_keys: parameters.exact_keys,
+        over_queries: parameters.over_queries.map(|r| r.name().to_owned()),
     }
 }
 
@@ -674,7 +678,13 @@ fn attention(message: &AttentionMessage) -> Result<AttentionParameters, String> 
             rounding(&message.probability_rounding)?,
         ],
         exact_keys: message.exact_keys,
+        over_queries: reduction(message.over_queries.as_deref())?,
     })
+}
+
+fn reduction(name: Option<&str>) -> Result<Option<Reduction>, String> {
+    let parsed = name.map(str::parse::<Reduction>);
+    parsed.transpose().map_err(|e| e.to_string())
 }
 
 fn vertical_message(vertical: &Vertical) -> VerticalMessage {

@@ -81,15 +81,30 @@ fn attention() -> impl Strategy<Value = AttentionParameters> {
     let rounding = || proptest::option::of([float(), float(), float()]);
     let roundings = [rounding(), rounding(), rounding()];
     let keys = proptest::option::of(any::<u64>());
-    (any::<u32>(), float(), float(), roundings, keys).prop_map(
-        |(num_heads, scale, masked_value, rounding, exact_keys)| AttentionParameters {
-            num_heads,
-            scale,
-            masked_value,
-            rounding,
-            exact_keys,
+    let parameters = (
+        any::<u32>(),
+        float(),
+        float(),
+        roundings,
+        keys,
+        over_queries(),
+    );
+    parameters.prop_map(
+        |(num_heads, scale, masked_value, rounding, exact_keys, over_queries)| {
+            AttentionParameters {
+                num_heads,
+                scale,
+                masked_value,
+                rounding,
+                exact_keys,
+                over_queries,
+            }
         },
     )
+}
+
+fn over_queries() -> impl Strategy<Value = Option<Reduction>> {
+    proptest::option::of(proptest::sample::select(&Reduction::ALL[..]))
 }
 
 fn kind() -> impl Strategy<Value = StepKind> {

@@ -158,7 +158,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::IntegerLinear => one(quant::integer_linear(call)),
         Operator::FromSparse => one(generate::from_sparse(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
-        Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
+        Operator::ScaledDotProductAttention => lancet::scaled_dot_product_attention(call),
         Operator::Elementwise => one(elementwise::elementwise(call)),
         Operator::TokenPacking => packed::token_packing(call),
         Operator::PackedAttention => one(packed::packed_attention(call)),

@@ -583,10 +583,11 @@ operators! {
         scales: Floats = Optional,
         zero_points: Ints = Optional,
     },
-    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 11) (1, 1) {
+    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 11) (1, 2) {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
+        probabilities: Str = Str("each"),
         score_rounding: Floats = Optional,
         masked_score_rounding: Floats = Optional,
         probability_rounding: Floats = Optional,

@@ -5,10 +5,14 @@
 //! of the output. Otherwise they go to memory between the loops, `[sequence][head][feature][query]`, and a second loop moves
 //! them.
 //!
+//! Probabilities that something reads beside the values are a second result ([`shown`]), written by the task of a head as it goes
+//! through its queries.
+//!
 //! Sequences are ranges of tokens. In a padded batch they are of one length, known when the step is bound; packed ones are
 //! given as data.
 
 mod heads;
+mod shown;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +22,7 @@ use lancet_artifact::{AttentionParameters, KernelSpec};
 use lancet_ops::{AttentionRounding, Rounding, TensorView, place_of};
 
 pub(super) use self::heads::softmax;
+use self::shown::Shown;
 use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES, ROWS};
 use crate::panels::PanelShape;
 use crate::pool::{Groups, Parts, Pieces};
@@ -57,6 +62,8 @@ pub(crate) struct Attention {
     sequences: Mutex<Sequences>,
     /// Features of each head in each panel of the output.
     outputs: Parts,
+    /// The second result, if there is one.
+    shown: Option<Shown>,
     /// All of a tile at once, where no bias comes in between.
     tile: Option<Kernel>,
     product: Option<Kernel>,
@@ -195,6 +202,11 @@ impl Attention {
                 step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
             }
         }
+        if let Some(shown) = sizes.second_output() {
+            let shape = [batch, n_heads, seq_q, seq_k];
+            let found = sizes.shape(shown);
+            step.shown = Some(Shown::new(shape, parameters.over_queries, found)?);
+        }
         step.bias = bias;
         step.relative = relative;
         step.query_mask = query_mask;
@@ -269,6 +281,7 @@ impl Attention {
             starts,
             sequences: Mutex::default(),
             outputs: Parts::new(outputs),
+            shown: None,
             tile: None,
             product: None,
             softmax: None,
@@ -394,7 +407,7 @@ impl Attention {
     pub(super) fn run(
         &self,
         reads: &Reads<'_>,
-        out: &mut [f32],
+        [out, second]: [&mut [f32]; 2],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
         let mut sequences = self
@@ -411,36 +424,47 @@ impl Attention {
         }
         let sequences = &*sequences;
         let per_thread = workers.scratch;
-        let head = |task: usize, thread: usize, mut contexts: Pieces<'_, f32>| {
-            let of @ [item, _] = [task / self.n_heads, task % self.n_heads];
-            if sequences.queries[item].is_empty() || self.d[1] == 0 {
-                return;
-            }
-            if sequences.keys[item].is_empty() {
-                (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
-                return;
-            }
-            let mut floats = scratch(per_thread, thread, sequences.memory.len());
-            let start = floats.as_ptr().align_offset(64).min(LINE);
-            let floats = &mut floats[start..];
-            match &self.tile {
-                Some(kernel) if sequences.in_singles => {
-                    self.head_by_kernel(kernel, reads, sequences, of, floats, &mut contexts)
+        let no_parts = Parts::default();
+        let shown_parts = self.shown.as_ref().map_or(&no_parts, Shown::parts);
+        if let Some(shown) = &self.shown {
+            shown.begin(second);
+        }
+        let head =
+            |task: usize, thread: usize, mut contexts: Pieces<'_, f32>, of_head: &mut [f32]| {
+                let of @ [item, _] = [task / self.n_heads, task % self.n_heads];
+                if sequences.queries[item].is_empty() || self.d[1] == 0 {
+                    return;
                 }
-                _ => self.head(reads, sequences, of, floats, &mut contexts),
-            }
-        };
+                if sequences.keys[item].is_empty() {
+                    (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
+                    return;
+                }
+                let mut floats = scratch(per_thread, thread, sequences.memory.len());
+                let start = floats.as_ptr().align_offset(64).min(LINE);
+                let floats = &mut floats[start..];
+                let mut results = (&mut contexts, &mut *of_head);
+                match &self.tile {
+                    Some(kernel) if sequences.in_singles => {
+                        self.head_by_kernel(kernel, reads, sequences, of, floats, &mut results)
+                    }
+                    _ => self.head(reads, sequences, of, floats, &mut results),
+                }
+                if let Some(shown) = &self.shown {
+                    shown.finish(of_head);
+                }
+            };
+        let shown = (shown_parts, second);
         if sequences.aligned {
             workers
                 .team
-                .for_each_group(&sequences.contexts, out, head)?;
+                .for_each_group((&sequences.contexts, out), shown, head)?;
             return Ok(());
         }
         let contexts = &mut *workers.between;
         if contexts.len() < sequences.n_between {
             contexts.resize(sequences.n_between, 0.0);
         }
-        (workers.team).for_each_group(&sequences.contexts, contexts, head)?;
+        (workers.team).for_each_group((&sequences.contexts, contexts), shown, head)?;
         let contexts = &contexts[..sequences.n_between];
         let shape = &self.shapes[3];
         workers

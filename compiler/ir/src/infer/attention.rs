@@ -1,11 +1,11 @@
 //! Attention in its three spellings (ONNX, `com.microsoft`, Lancet), rotary embeddings, and the operators that passes raise.
 
-use lancet_ops::DType;
+use lancet_ops::{DType, OverQueries};
 
 use super::broadcast::agree;
 use super::call::{Call, Class, Many, One};
 use super::elements::value;
-use crate::{Dim, IrError};
+use crate::{Dim, IrError, ValueInfo};
 
 /// A positive count given by attribute `name`.
 fn count(call: &Call<'_>, name: &str) -> Result<i64, IrError> {
@@ -325,8 +325,8 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
 
 /// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias, relative_bias,
 /// query_mask[b, sq], query_positions[b, heads, sq, _], query_index[sq + sk], key_positions[b, heads, sk, _],
-/// key_index[sq + sk]` give `[b, sq, hidden_v]`.
-pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
+/// key_index[sq + sk]` give `[b, sq, hidden_v]`, and what is shown of the probabilities `[b, heads, sq, sk]`.
+pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
     for i in [0, 1, 2, 4, 5, 7, 9] {
         call.expect_dtype(i, DType::F32)?;
     }
@@ -363,7 +363,20 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
         }
     }
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
-    Ok(value(DType::F32, shape, None))
+    let mut results = vec![value(DType::F32, shape, None)];
+    results.extend(probabilities(call, scores)?);
+    Ok(results)
+}
+
+/// The second result of attention, if it gives one.
+fn probabilities(call: &Call<'_>, [b, h, sq, sk]: [Dim; 4]) -> Result<Option<ValueInfo>, IrError> {
+    let name = call.str("probabilities");
+    let shape = match OverQueries::from_name(name) {
+        Some(OverQueries::Each) => vec![b, h, sq, sk],
+        Some(OverQueries::Sum | OverQueries::Mean) => vec![b, h, sk],
+        None => return Err(call.attribute_error("probabilities", format!("unknown `{name}`"))),
+    };
+    Ok((call.n_results == 2).then(|| value(DType::F32, shape, None)))
 }
 
 /// `TokenPacking`: how many tokens of `mask[n, s]` are computed is not known; they start at `i64[n]`.

@@ -274,10 +274,13 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
             case.operands[i + 1] = None;
         }
     }
+    let shown = ["each", "sum", "mean"][r.below(3)];
     (3..7)
         .fold(case, |case, i| case.without(r, i))
+        .results(1 + r.below(2))
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .set("probabilities", Attribute::Str(shown.to_owned()))
         .rounding(r)
 }
 

@@ -28,7 +28,7 @@ impl Attention {
         sequences: &Sequences,
         [item, head]: [usize; 2],
         floats: &mut [f32],
-        contexts: &mut Pieces<'_, f32>,
+        (contexts, shown): &mut (&mut Pieces<'_, f32>, &mut [f32]),
     ) {
         let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
         let memory = &sequences.memory;
@@ -110,6 +110,9 @@ impl Attention {
             self.softmax(of_keys, mask, scale, &mut sums);
             self.level_queries(reads, start..start + n, of_keys, &mut sums);
             self.round_probabilities(of_keys, &mut sums);
+            if let Some(to) = &self.shown {
+                to.tile(shown, [first, n], of_keys, &sums);
+            }
             let values = &operands[memory.values.clone()];
             self.product(
                 Strided {
@@ -142,7 +145,7 @@ impl Attention {
         sequences: &Sequences,
         [item, head]: [usize; 2],
         floats: &mut [f32],
-        contexts: &mut Pieces<'_, f32>,
+        (contexts, shown): &mut (&mut Pieces<'_, f32>, &mut [f32]),
     ) {
         let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
         let memory = &sequences.memory;
@@ -203,11 +206,14 @@ impl Attention {
                 self.context_at(sequences, contexts, queries_of.start, first, seq_q);
             if lane + QUERIES <= stride {
                 kernel.attention_tile(&tile, scores, state, (&mut out[lane..], stride));
-                continue;
+            } else {
+                kernel.attention_tile(&tile, scores, state, (result, QUERIES));
+                for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                    out[lane..].copy_from_slice(&c[..stride - lane]);
+                }
             }
-            kernel.attention_tile(&tile, scores, state, (result, QUERIES));
-            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
-                out[lane..].copy_from_slice(&c[..stride - lane]);
+            if let (Some(to), Some(sums)) = (&self.shown, state[QUERIES..].first_chunk()) {
+                to.tile(shown, [first, n], &scores[..seq_k * QUERIES], sums);
             }
         }
     }
