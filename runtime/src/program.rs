@@ -218,6 +218,7 @@ impl Program {
                 | StepKind::Vertical(_)
                 | StepKind::Range
                 | StepKind::Attention { .. }
+                | StepKind::GeneralizedAttention(_)
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul

@@ -165,7 +165,8 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let tables = step.inputs.len() as u32 / 2;
                 specs.insert(KernelSpec::EmbeddingSum { tables, panel });
             }
-            StepKind::MatMul => {
+            // What the bodies of generalized attention are specialised on is known with the sizes of a request.
+            StepKind::MatMul | StepKind::GeneralizedAttention(_) => {
                 specs.insert(KernelSpec::AttentionProduct);
             }
             StepKind::Softmax => {

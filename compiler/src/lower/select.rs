@@ -1,11 +1,12 @@
 //! Which step a node becomes.
 
 use lancet_artifact::{
-    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, Reduction,
-    StepKind,
+    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor,
+    GeneralizedAttention, Reduction, StepKind,
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
+use lancet_ops::generalized::STAGES;
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, OverQueries, Tensor};
 
 use super::weights::little_endian;
@@ -318,6 +319,14 @@ fn panels(
             }
         }
         Operator::ScaledDotProductAttention => StepKind::Attention(attention(attributes)),
+        Operator::GeneralizedAttention => {
+            let lines = |name| attributes.strs(name).unwrap_or(&[]).to_vec();
+            StepKind::GeneralizedAttention(GeneralizedAttention {
+                num_heads: n_heads(attributes),
+                stages: STAGES.map(lines),
+                over_queries: over_queries(attributes),
+            })
+        }
         Operator::PackedAttention => StepKind::PackedAttention(attention(attributes)),
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
@@ -343,7 +352,7 @@ fn attention(attributes: &Attributes) -> AttentionParameters {
     let rounding = AttentionRounding::of(attributes).unwrap_or_default();
     let exact_keys = attributes.int("exact_keys");
     AttentionParameters {
-        num_heads: u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0),
+        num_heads: n_heads(attributes),
         scale: attributes.float_or("scale", 1.0),
         masked_value: attributes.float_or("masked_value", f32::MIN),
         rounding: [rounding.scores, rounding.masked, rounding.probabilities]
@@ -351,6 +360,10 @@ fn attention(attributes: &Attributes) -> AttentionParameters {
         exact_keys: exact_keys.map(|n| u64::try_from(n).unwrap_or(0)),
         over_queries: over_queries(attributes),
     }
+}
+
+fn n_heads(attributes: &Attributes) -> u32 {
+    u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0)
 }
 
 /// What attention shows of its probabilities over queries, if not each.

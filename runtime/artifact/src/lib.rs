@@ -25,6 +25,7 @@ pub use binary::Binary;
 pub use error::{ArtifactError, PlanError};
 pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, Variants, is_artifact, read, write};
 pub use plan::{
+    GeneralizedAttention,
     AttentionParameters, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock,
     Step, StepKind, Storage, ValueDesc,
 };

@@ -226,6 +226,10 @@ pub enum StepKind {
     /// where the parameters say so. A second output, row-major `f32`, is the probabilities, `[batch, num_heads, seq_q, seq_k]`, or
     /// what they come to over queries, `[batch, num_heads, seq_k]`.
     Attention(AttentionParameters),
+    /// Attention whose probabilities are made of products in stages; inputs `q, k, v` panels of the shapes that those of
+    /// [`StepKind::Attention`] have, then row-major `f32` or `bool` that broadcast to `[batch, num_heads, seq_q, seq_k]`. Outputs as
+    /// those of [`StepKind::Attention`].
+    GeneralizedAttention(GeneralizedAttention),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.
     ///
@@ -283,6 +287,7 @@ impl StepKind {
             StepKind::RangeScale => "range_scale",
             StepKind::RangeZeroPoint => "range_zero_point",
             StepKind::Attention(_) => "attention",
+            StepKind::GeneralizedAttention(_) => "generalized_attention",
             StepKind::PackedAttention(_) => "packed_attention",
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
@@ -308,6 +313,17 @@ pub struct AttentionParameters {
     /// With more keys than these, products of probabilities and values are summed in more than `f32`.
     pub exact_keys: Option<u64>,
     /// What a second output has of the probabilities over queries: their sum or mean, or each of them.
+    pub over_queries: Option<Reduction>,
+}
+
+/// How attention makes probabilities of products.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneralizedAttention {
+    pub num_heads: u32,
+    /// Lines of the bodies that make scores, weights and probabilities, as `lancet_ops::generalized` reads them; none for a stage that
+    /// changes nothing.
+    pub stages: [Vec<String>; 3],
+    /// As that of [`AttentionParameters`].
     pub over_queries: Option<Reduction>,
 }
 

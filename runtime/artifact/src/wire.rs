@@ -7,7 +7,7 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Dim,
-    Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step, StepKind, Storage,
+    GeneralizedAttention, Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step, StepKind, Storage,
     ValueDesc, Vertical, WeightFormat,
 };
 
@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -158,6 +158,8 @@ enum KindMessage {
     Concat(u32),
     #[prost(message, tag = "31")]
     Pad(DimensionsMessage),
+    #[prost(message, tag = "32")]
+    GeneralizedAttention(GeneralizedAttentionMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -247,6 +249,21 @@ struct AttentionMessage {
     exact_keys: Option<u64>,
     /// Name of a reduction.
     #[prost(string, optional, tag = "8")]
+    over_queries: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GeneralizedAttentionMessage {
+    #[prost(uint32, tag = "1")]
+    num_heads: u32,
+    #[prost(string, repeated, tag = "2")]
+    score: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    weight: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    probability: Vec<String>,
+    /// Name of a reduction.
+    #[prost(string, optional, tag = "5")]
     over_queries: Option<String>,
 }
 
@@ -563,6 +580,16 @@ fn step_message(step: &Step) -> StepMessage {
                 activation: activation.name().to_owned(),
             }),
             StepKind::Attention(p) => KindMessage::Attention(attention_message(p)),
+            StepKind::GeneralizedAttention(p) => {
+                let [score, weight, probability] = p.stages.clone();
+                KindMessage::GeneralizedAttention(GeneralizedAttentionMessage {
+                    num_heads: p.num_heads,
+                    score,
+                    weight,
+                    probability,
+                    over_queries: p.over_queries.map(|r| r.name().to_owned()),
+                })
+            }
             StepKind::PackedAttention(p) => KindMessage::PackedAttention(attention_message(p)),
         }),
     }
@@ -635,6 +662,13 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
             activation: activation(&m.activation)?,
         },
         Some(KindMessage::Attention(ref m)) => StepKind::Attention(attention(m).map_err(error)?),
+        Some(KindMessage::GeneralizedAttention(m)) => {
+            StepKind::GeneralizedAttention(GeneralizedAttention {
+                num_heads: m.num_heads,
+                over_queries: reduction(m.over_queries.as_deref()).map_err(error)?,
+                stages: [m.score, m.weight, m.probability],
+            })
+        }
         Some(KindMessage::PackedAttention(ref m)) => {
             StepKind::PackedAttention(attention(m).map_err(error)?)
         }

@@ -2,6 +2,7 @@
 
 use lancet_artifact::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Binary,
+    GeneralizedAttention,
     Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, Reduction, RowBlock, Step, StepKind,
     Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
 };
@@ -103,6 +104,16 @@ fn attention() -> impl Strategy<Value = AttentionParameters> {
     )
 }
 
+fn generalized_attention() -> impl Strategy<Value = GeneralizedAttention> {
+    let lines = || vec(text(), 0..3);
+    let parameters = (any::<u32>(), [lines(), lines(), lines()], over_queries());
+    parameters.prop_map(|(num_heads, stages, over_queries)| GeneralizedAttention {
+        num_heads,
+        stages,
+        over_queries,
+    })
+}
+
 fn over_queries() -> impl Strategy<Value = Option<Reduction>> {
     proptest::option::of(proptest::sample::select(&Reduction::ALL[..]))
 }
@@ -127,6 +138,7 @@ fn kind() -> impl Strategy<Value = StepKind> {
             .prop_map(|(matrix, activation)| StepKind::Linear { matrix, activation }),
         attention().prop_map(StepKind::Attention),
         attention().prop_map(StepKind::PackedAttention),
+        generalized_attention().prop_map(StepKind::GeneralizedAttention),
         proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),

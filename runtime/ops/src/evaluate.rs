@@ -3,7 +3,7 @@
 use crate::call::{Call, OpResult, OpResults};
 use crate::{
     Attributes, OpError, Operator, Tensor, TensorView, attention, binary, cast, conv, dft, einsum,
-    elementwise, generate, index, lancet, matmul, microsoft, norm, packed, pool, quant, reduce,
+    elementwise, generalized, generate, index, lancet, matmul, microsoft, norm, packed, pool, quant, reduce,
     resize, rnn, shape, unary,
 };
 
@@ -159,6 +159,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::FromSparse => one(generate::from_sparse(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
         Operator::ScaledDotProductAttention => lancet::scaled_dot_product_attention(call),
+        Operator::GeneralizedAttention => generalized::generalized_attention(call),
         Operator::Elementwise => one(elementwise::elementwise(call)),
         Operator::TokenPacking => packed::token_packing(call),
         Operator::PackedAttention => one(packed::packed_attention(call)),

@@ -22,6 +22,7 @@ mod einsum;
 pub mod elementwise;
 mod error;
 mod evaluate;
+pub mod generalized;
 mod generate;
 mod index;
 mod lancet;

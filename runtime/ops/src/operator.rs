@@ -593,6 +593,13 @@ operators! {
         probability_rounding: Floats = Optional,
         exact_keys: Int = Optional,
     },
+    GeneralizedAttention "generalized_attention" Lancet "GeneralizedAttention" (3, MANY) (1, 2) {
+        num_heads: Int = Required,
+        probabilities: Str = Str("each"),
+        score: Strs = Optional,
+        weight: Strs = Optional,
+        probability: Strs = Optional,
+    },
     Elementwise "elementwise" Lancet "Elementwise" (1, MANY) (1, 1) {
         body: Strs = Required,
     },

@@ -249,6 +249,10 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             let step = attention::Attention::bind(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }
+        StepKind::GeneralizedAttention(parameters) => {
+            let step = attention::Attention::bind_generalized(sizes, parameters)?;
+            Bound::Attention(Box::new(step))
+        }
         StepKind::PackedAttention(parameters) => {
             let step = attention::Attention::bind_packed(sizes, parameters)?;
             Bound::Attention(Box::new(step))

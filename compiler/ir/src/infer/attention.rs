@@ -1,6 +1,7 @@
 //! Attention in its three spellings (ONNX, `com.microsoft`, Lancet), rotary embeddings, and the operators that passes raise.
 
-use lancet_ops::{DType, OverQueries};
+use lancet_ops::generalized::{STAGES, stages};
+use lancet_ops::{Attribute, DType, OverQueries};
 
 use super::broadcast::agree;
 use super::call::{Call, Class, Many, One};
@@ -362,6 +363,36 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
             call.expect_shape(i + 1, &[distances])?;
         }
     }
+    let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
+    let mut results = vec![value(DType::F32, shape, None)];
+    results.extend(probabilities(call, scores)?);
+    Ok(results)
+}
+
+/// `GeneralizedAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v]` and others that broadcast to `[b, heads, sq, sk]`
+/// give `[b, sq, hidden_v]`, and what is shown of the probabilities.
+pub(super) fn generalized_attention(call: &Call<'_>) -> Many {
+    for i in 0..3 {
+        call.expect_dtype(i, DType::F32)?;
+    }
+    let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
+    let [_, _, hidden_v] = call.dims::<3>(2)?;
+    call.expect_shape(1, &[b.clone(), sk.clone(), hidden.clone()])?;
+    call.expect_shape(2, &[b.clone(), sk.clone(), hidden_v.clone()])?;
+    let n = count(call, "num_heads")?;
+    head_size(call, 0, hidden, n)?;
+    head_size(call, 2, hidden_v, n)?;
+    let scores = [b.clone(), Dim::fixed(n), sq.clone(), sk.clone()];
+    let mut others = Vec::new();
+    for i in 3..call.n_operands() {
+        others.push(call.operand(i)?.ty.dtype);
+        call.expect_broadcasts_to(i, &scores)?;
+    }
+    let lines = STAGES.map(|name| match call.attribute(name) {
+        Some(Attribute::Strs(lines)) => lines.as_slice(),
+        _ => &[],
+    });
+    stages(lines, &others).map_err(|m| call.error(m))?;
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
     let mut results = vec![value(DType::F32, shape, None)];
     results.extend(probabilities(call, scores)?);

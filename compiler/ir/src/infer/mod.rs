@@ -268,6 +268,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::ScaledDotProductAttention => {
             return attention::scaled_dot_product_attention(call);
         }
+        O::GeneralizedAttention => return attention::generalized_attention(call),
         O::TokenPacking => return attention::token_packing(call),
         O::PackedAttention => attention::packed_attention(call),
         O::Elementwise => elementwise::body(call),

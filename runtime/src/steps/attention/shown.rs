@@ -5,6 +5,7 @@ use lancet_artifact::Reduction;
 
 use crate::jit::QUERIES;
 use crate::pool::Parts;
+use crate::steps::Sizes;
 
 /// Keys whose probabilities are moved together: their rows of a tile stay in the first-level cache.
 const BLOCK: usize = 64;
@@ -18,12 +19,15 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// For results of shape `found`, of scores of shape `[batch, heads, queries, keys]`.
-    pub(super) fn new(
+    /// The second result of the step, if there is one, of scores of shape `[batch, heads, queries, keys]`.
+    pub(super) fn bind(
+        sizes: &Sizes<'_>,
         [batch, heads, n_queries, n_keys]: [usize; 4],
         over_queries: Option<Reduction>,
-        found: &[usize],
-    ) -> Result<Shown, String> {
+    ) -> Result<Option<Shown>, String> {
+        let Some(found) = sizes.second_output().map(|v| sizes.shape(v)) else {
+            return Ok(None);
+        };
         let expected = match over_queries {
             Some(_) => vec![batch, heads, n_keys],
             None => vec![batch, heads, n_queries, n_keys],
@@ -35,12 +39,12 @@ impl Shown {
         }
         let n: usize = expected[2..].iter().product();
         let parts = (0..batch * heads).map(|i| i * n..(i + 1) * n).collect();
-        Ok(Shown {
+        Ok(Some(Shown {
             over_queries,
             n_queries,
             n_keys,
             parts: Parts::new(parts),
-        })
+        }))
     }
 
     pub(super) fn parts(&self) -> &Parts {
