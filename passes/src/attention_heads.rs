@@ -33,9 +33,7 @@ impl Heads {
             };
             if !fits {
                 let ty = graph.ty(v);
-                return Err(format!(
-                    "{ty} does not have {batch} items of {heads} heads"
-                ));
+                return Err(format!("{ty} does not have {batch} items of {heads} heads"));
             }
         }
         let sizes = |v: Value, token: usize, feature: usize| {

@@ -325,7 +325,10 @@ impl Writer<'_> {
         match found {
             Argument::Operand(STAGE_BEFORE) if n == 0 => Ok(()),
             Argument::Result(r) if r + 1 == n => Ok(()),
-            _ => Err(format!("{} is no function of its scores", STAGES[self.stage])),
+            _ => Err(format!(
+                "{} is no function of its scores",
+                STAGES[self.stage]
+            )),
         }
     }
 
@@ -337,7 +340,9 @@ impl Writer<'_> {
         let graph = self.graph;
         if !self.between.inside.contains(&v) {
             if v == self.between.product {
-                return Err("products are read again behind the greatest score or the sum".to_owned());
+                return Err(
+                    "products are read again behind the greatest score or the sum".to_owned(),
+                );
             }
             if let Some(number) = number(graph, v) {
                 return Ok(number);
@@ -472,6 +477,12 @@ fn raise(
     );
     cx.applied(graph, between.output.node, message);
     let of_result = heads.token_major(graph, between.output);
-    split(graph, result(node), between.output, of_result, &heads.of_output())?;
+    split(
+        graph,
+        result(node),
+        between.output,
+        of_result,
+        &heads.of_output(),
+    )?;
     Ok(Ok(()))
 }

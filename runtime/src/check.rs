@@ -1,8 +1,8 @@
 //! What each kind of step asks of its operands, as far as it does not depend on sizes.
 
 use lancet_artifact::{
-    Arithmetic, AttentionParameters, Dim, Element, Extent, GeneralizedAttention, Layout, Plan, PlanError, Reduction,
-    Step, StepKind, ValueDesc, Vertical, VerticalOperand,
+    Arithmetic, AttentionParameters, Dim, Element, Extent, GeneralizedAttention, Layout, Plan,
+    PlanError, Reduction, Step, StepKind, ValueDesc, Vertical, VerticalOperand,
 };
 use lancet_ops::elementwise::Body;
 use lancet_ops::generalized::stages;
@@ -165,10 +165,15 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             }
             Ok(())
         }
-        StepKind::Softmax => {
+        StepKind::Softmax { axis } => {
             cx.counts(1, 1)?;
             cx.row_major_f32(cx.input(0)?)?;
-            cx.row_major_f32(cx.output())
+            cx.row_major_f32(cx.output())?;
+            cx.ranks(&[cx.rank(cx.input(0)?)])?;
+            if cx.rank(cx.output()) <= *axis as usize {
+                return Err(format!("dimension {axis} of {}", cx.rank(cx.output())));
+            }
+            Ok(())
         }
         StepKind::Reduce { reduction, axes } => {
             cx.counts(1, 1)?;

@@ -222,7 +222,7 @@ impl Program {
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
-                | StepKind::Softmax
+                | StepKind::Softmax { .. }
                 | StepKind::Reduce { .. }
                 | StepKind::Transpose { .. }
                 | StepKind::Slice { .. }

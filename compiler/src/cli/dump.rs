@@ -169,7 +169,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             StepKind::MatMul | StepKind::GeneralizedAttention(_) => {
                 specs.insert(KernelSpec::AttentionProduct);
             }
-            StepKind::Softmax => {
+            StepKind::Softmax { .. } => {
                 specs.insert(KernelSpec::AttentionSoftmax);
             }
             StepKind::Portable { .. }

@@ -121,12 +121,12 @@ fn row_major(
     if !operands.iter().all(fits) {
         return None;
     }
-    let rank = graph.ty(Value { node, result: 0 }).rank() as i64;
+    let rank = graph.ty(Value { node, result: 0 }).rank();
     match op {
         Operator::MatMul => Some(StepKind::MatMul),
         Operator::Softmax => {
-            let axis = attributes.int_or("axis", -1);
-            (axis == -1 || axis == rank - 1).then_some(StepKind::Softmax)
+            let axis = from_start(&[attributes.int_or("axis", -1)], rank)[0];
+            Some(StepKind::Softmax { axis })
         }
         _ => None,
     }

@@ -248,8 +248,8 @@ pub enum StepKind {
     },
     /// `a b`, row-major `f32[.., m, k]` and `f32[.., k, n]`, leading dimensions broadcast; output row-major `f32[.., m, n]`.
     MatMul,
-    /// Softmax over the last dimension, row-major `f32`.
-    Softmax,
+    /// Softmax over a dimension, row-major `f32`.
+    Softmax { axis: u32 },
     /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
     /// ones in the output, or left out.
     Reduce {
@@ -291,7 +291,7 @@ impl StepKind {
             StepKind::PackedAttention(_) => "packed_attention",
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
-            StepKind::Softmax => "softmax",
+            StepKind::Softmax { .. } => "softmax",
             StepKind::Reduce { reduction, .. } => reduction.name(),
             StepKind::Transpose { .. } => "transpose",
             StepKind::Slice { .. } => "slice",

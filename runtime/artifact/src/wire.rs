@@ -7,8 +7,8 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Dim,
-    GeneralizedAttention, Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step, StepKind, Storage,
-    ValueDesc, Vertical, WeightFormat,
+    GeneralizedAttention, Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step,
+    StepKind, Storage, ValueDesc, Vertical, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -132,8 +132,8 @@ enum KindMessage {
     RmsNorm(f32),
     #[prost(message, tag = "23")]
     MatMul(EmptyMessage),
-    #[prost(message, tag = "24")]
-    Softmax(EmptyMessage),
+    #[prost(uint32, tag = "24")]
+    Softmax(u32),
     #[prost(message, tag = "40")]
     IntegerLinear(IntegerLinearMessage),
     #[prost(message, tag = "41")]
@@ -548,7 +548,7 @@ fn step_message(step: &Step) -> StepMessage {
                 values: body.clone(),
             }),
             StepKind::MatMul => KindMessage::MatMul(empty),
-            StepKind::Softmax => KindMessage::Softmax(empty),
+            StepKind::Softmax { axis } => KindMessage::Softmax(*axis),
             StepKind::Reduce { reduction, axes } => KindMessage::Reduce(ReduceMessage {
                 reduction: reduction.name().to_owned(),
                 start: axes.start,
@@ -635,7 +635,7 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
-        Some(KindMessage::Softmax(_)) => StepKind::Softmax,
+        Some(KindMessage::Softmax(axis)) => StepKind::Softmax { axis },
         Some(KindMessage::Reduce(ref m)) => StepKind::Reduce {
             reduction: (m.reduction.parse::<Reduction>()).map_err(|e| error(e.to_string()))?,
             axes: m.start..m.end,

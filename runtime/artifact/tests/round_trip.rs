@@ -2,9 +2,9 @@
 
 use lancet_artifact::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Binary,
-    GeneralizedAttention,
-    Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, Reduction, RowBlock, Step, StepKind,
-    Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
+    Dim, Element, Extent, GeneralizedAttention, Layout, MatrixDesc, Plan, Port, Reduction,
+    RowBlock, Step, StepKind, Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand,
+    WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -142,7 +142,7 @@ fn kind() -> impl Strategy<Value = StepKind> {
         proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
-        Just(StepKind::Softmax),
+        any::<u32>().prop_map(|axis| StepKind::Softmax { axis }),
         (
             proptest::sample::select(&Reduction::ALL[..]),
             any::<u32>(),
@@ -402,7 +402,7 @@ fn errors_say_what_and_where() {
     version[8] = 9;
     assert_eq!(
         message(&version),
-        "artifact format version 9 is not supported: this build reads version 4"
+        "artifact format version 9 is not supported: this build reads version 5"
     );
     assert!(message(&good[..good.len() - 1]).starts_with("artifact is truncated: weights needs "));
 

@@ -3,8 +3,8 @@
 use crate::call::{Call, OpResult, OpResults};
 use crate::{
     Attributes, OpError, Operator, Tensor, TensorView, attention, binary, cast, conv, dft, einsum,
-    elementwise, generalized, generate, index, lancet, matmul, microsoft, norm, packed, pool, quant, reduce,
-    resize, rnn, shape, unary,
+    elementwise, generalized, generate, index, lancet, matmul, microsoft, norm, packed, pool,
+    quant, reduce, resize, rnn, shape, unary,
 };
 
 /// Evaluates `op` on `operands`; `None` is an absent optional operand. Gives `n_results` results.

@@ -25,7 +25,10 @@ const ROWS: usize = 64;
 /// # Errors
 /// What is wrong with one.
 pub fn stages(lines: [&[String]; 3], others: &[DType]) -> Result<[Option<Body>; 3], String> {
-    if let Some(other) = others.iter().find(|d| !matches!(d, DType::F32 | DType::Bool)) {
+    if let Some(other) = others
+        .iter()
+        .find(|d| !matches!(d, DType::F32 | DType::Bool))
+    {
         return Err(format!("an operand of type {other}"));
     }
     let dtypes: Vec<DType> = ([DType::F32; 2].iter().chain(others)).copied().collect();
@@ -39,7 +42,9 @@ pub fn stages(lines: [&[String]; 3], others: &[DType]) -> Result<[Option<Body>; 
         let types = body.types(&dtypes).map_err(error)?;
         let held = types.iter().all(|&(of, to)| holds(of) && holds(to));
         if !held || types.last().map(|t| t.1) != Some(DType::F32) {
-            return Err(error("gives no f32, or takes what no step holds".to_owned()));
+            return Err(error(
+                "gives no f32, or takes what no step holds".to_owned(),
+            ));
         }
         if i == 0 && reads(&body, OF_ROW) {
             return Err(error("there is no row of scores yet".to_owned()));

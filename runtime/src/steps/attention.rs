@@ -188,7 +188,11 @@ impl Attention {
                 step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
             }
         }
-        step.shown = Shown::bind(sizes, [batch, n_heads, seq_q, seq_k], parameters.over_queries)?;
+        step.shown = Shown::bind(
+            sizes,
+            [batch, n_heads, seq_q, seq_k],
+            parameters.over_queries,
+        )?;
         step.bias = bias;
         step.relative = relative;
         step.query_mask = query_mask;

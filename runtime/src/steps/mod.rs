@@ -266,7 +266,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::Elementwise(elementwise::Elementwise::bind(sizes, body)?)
         }
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
-        StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
+        StepKind::Softmax { axis } => {
+            Bound::Softmax(softmax::Softmax::bind(sizes, *axis as usize)?)
+        }
         StepKind::Reduce { reduction, axes } => {
             Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
         }
