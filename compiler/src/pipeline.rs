@@ -25,7 +25,7 @@ pub const DEFAULT: &str = concat!(
     // Each of these names a part of the model that a kernel exists for.
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
     "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
-    "raise-rotary,raise-attention,raise-relative-bias,raise-embedding,",
+    "raise-rotary,raise-attention,raise-generalized-attention,raise-relative-bias,raise-embedding,",
     // What raising left over: quantizations behind new views, views of views, constants that only a raised part read.
     "simplify-quantization,eliminate-identities,simplify-shapes,eliminate-identities,fold-constants,cse,",
     // Tails of linear layers run while their output is in cache.

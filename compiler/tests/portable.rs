@@ -1,5 +1,6 @@
-//! What runs portably, model by model: `portable.txt` holds, for each model, the operators that no kernel runs and how often
-//! they stand in its plan. A model may lose some, never gain any.
+//! What runs portably, and what was not raised, model by model: `portable.txt` holds, for each model, the operators that no kernel
+//! runs and how often they stand in its plan, and in parentheses the steps that remain of layers, attention, norms and activations
+//! where no pass knows these. A model may lose some, never gain any.
 //!
 //! Models that are drawn here are always compared, those of the shared folder where it is found (beside the clone, or in
 //! `$LANCET_SHARED`). With `INSTA_UPDATE=always` the list is written anew.
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use lancet::onnx::synth::{BertConfig, write_bert};
 use lancet::{CompileOptions, compile_file};
-use lancet_artifact::StepKind;
+use lancet_artifact::{Plan, Step, StepKind};
 
 /// Portable operators of one model with their counts.
 type Operators = BTreeMap<String, usize>;
@@ -43,12 +44,42 @@ fn portable_operators(model: &Path) -> Operators {
     let compiled = compile_file(model, &CompileOptions::default()).expect("the model compiles");
     let (plan, _) = compiled.lower().expect("the model lowers");
     let mut found = Operators::new();
-    for step in plan.all_steps() {
-        if let StepKind::Portable { operator, .. } = &step.kind {
-            *found.entry(operator.clone()).or_default() += 1;
+    count(&plan, &mut found);
+    found
+}
+
+fn count(plan: &Plan, found: &mut Operators) {
+    for step in &plan.steps {
+        let name = match &step.kind {
+            StepKind::Portable { operator, .. } => Some(operator.clone()),
+            _ => remains(plan, step).map(|name| format!("({name})")),
+        };
+        if let Some(name) = name {
+            *found.entry(name).or_default() += 1;
+        }
+        for region in step.kind.regions() {
+            count(region, found);
         }
     }
-    found
+}
+
+/// What a step is that only parts of a model have which were not raised: products of computed matrices, softmax and sums over features
+/// outside of attention and norms, and arithmetic in double precision, which is that of integers in an activation or a norm.
+fn remains(plan: &Plan, step: &Step) -> Option<&'static str> {
+    match &step.kind {
+        StepKind::MatMul => Some("matmul"),
+        StepKind::Softmax { .. } => Some("softmax"),
+        StepKind::Reduce { axes, .. } => {
+            let x = step.inputs.first().copied().flatten()?;
+            let x = &plan.values[x as usize];
+            (axes.end as usize == x.shape.len() && 3 <= x.shape.len()).then_some("reduce")
+        }
+        StepKind::Elementwise { body } => {
+            let is_wide = body.iter().any(|line| line.starts_with("f64 "));
+            is_wide.then_some("f64")
+        }
+        _ => None,
+    }
 }
 
 fn print(models: &BTreeMap<String, Operators>) -> String {

@@ -307,7 +307,12 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
                 && graph.n_results(node) == 1)
                 .then(|| vec![Wants::Panels, Wants::RowMajor, Wants::RowMajor])
         }
-        Op::Apply(Operator::ScaledDotProductAttention | Operator::PackedAttention, _) => {
+        Op::Apply(
+            Operator::ScaledDotProductAttention
+            | Operator::GeneralizedAttention
+            | Operator::PackedAttention,
+            _,
+        ) => {
             let all = (0..3).all(|i| ty(i).is_some_and(fits));
             let mut wants = vec![Wants::RowMajor; operands.len()];
             wants[..3].fill(Wants::Panels);

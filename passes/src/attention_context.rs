@@ -1,6 +1,6 @@
 //! What attention does with its probabilities, read forwards from its softmax: `factor · round(p) · v`.
 
-use lancet_ir::{Graph, Op, Value};
+use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{Operator, Rounding};
 
 use crate::attention_scores::integer_product;
@@ -19,6 +19,8 @@ pub(crate) struct Weighted {
     /// What probabilities are rounded by.
     pub(crate) rounding: Option<Rounding>,
     pub(crate) has_guard: bool,
+    /// Where something else reads the probabilities, and the node that goes on to the product.
+    pub(crate) read_at: Vec<(Value, NodeId)>,
 }
 
 /// The product of the probabilities `p` with values, or why there is none.
@@ -28,18 +30,25 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
     let mut factor = 1.0;
     // How probabilities are quantized that are not dequantized yet.
     let mut bytes = None;
+    let mut read_at = Vec::new();
     loop {
-        if graph.is_output(p) {
-            return Err("the attention probabilities are an output".to_owned());
-        }
-        if let Some(guarded) = nan_guard(graph, p) {
+        if !graph.is_output(p)
+            && let Some(guarded) = nan_guard(graph, p)
+        {
             (p, has_guard) = (guarded, true);
             continue;
         }
-        let Some(user) = graph.single_user(p) else {
-            let n = graph.users(p).len();
-            return Err(format!("the attention probabilities have {n} users"));
+        let user = match graph.single_user(p) {
+            Some(user) => user,
+            None => {
+                let next = next_to_values(graph, p)?;
+                read_at.push((p, next));
+                next
+            }
         };
+        if !read_at.is_empty() && (rounding.is_some() || has_guard) {
+            return Err("the attention probabilities are read as they are and changed".to_owned());
+        }
         let next = result(user);
         if let Some((left, values)) = binary(graph, next, Operator::MatMul)
             && left == p
@@ -53,6 +62,7 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
                     factor,
                     rounding,
                     has_guard,
+                    read_at,
                 },
             ));
         }
@@ -92,6 +102,7 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
                     factor,
                     rounding,
                     has_guard,
+                    read_at,
                 },
             ));
         }
@@ -101,6 +112,26 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
         }
         p = next;
     }
+}
+
+/// The one of several users of probabilities that goes on to their product with values.
+fn next_to_values(graph: &Graph, p: Value) -> Result<NodeId, String> {
+    let users: Vec<NodeId> = graph.users(p).into_iter().map(|u| u.0).collect();
+    let weighs = |p: Value, user: NodeId| {
+        let product = binary(graph, result(user), Operator::MatMul);
+        product.is_some_and(|(left, _)| left == p)
+    };
+    let leads = |user: NodeId| {
+        let next = result(user);
+        let users = graph.users(next);
+        keeps_matrices(graph, next, p) && users.iter().any(|u| weighs(next, u.0))
+    };
+    let found = users.iter().find(|&&u| weighs(p, u));
+    let found = found.or_else(|| users.iter().find(|&&u| leads(u)));
+    found.copied().ok_or_else(|| {
+        let n = users.len();
+        format!("the attention probabilities have {n} users, none of which weighs values")
+    })
 }
 
 /// Takes the scalar factors of the result along where probabilities are rounded, to be applied where heads are joined.

@@ -63,6 +63,7 @@ use lancet_ops::{Attribute, Operator};
 use crate::layer::Layer;
 use crate::matcher::result;
 use crate::quantized::rounds;
+use crate::rewrite::replace_node;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 pub(crate) const INFO: PassInfo = PassInfo {
@@ -176,10 +177,7 @@ fn score_scale(
     attributes.set("scale", Attribute::Float(1.0));
     let op = Op::Apply(Operator::ScaledDotProductAttention, attributes);
     let operands = graph.operands(attention);
-    let node = graph.add(op, &operands)?;
-    let name = graph.node_name(attention).to_owned();
-    graph.set_node_name(node, &name);
-    graph.replace_all_uses(result(attention), result(node))?;
+    let node = replace_node(graph, attention, op, &operands)?;
     Ok((
         node,
         Some("the scale (saves a multiplication a score)".to_owned()),

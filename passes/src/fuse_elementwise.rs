@@ -150,7 +150,7 @@ fn meets_integer_layers(graph: &Graph, members: &[NodeId]) -> bool {
 }
 
 /// The lines that an operator is, of its operands by position.
-fn lines(graph: &Graph, node: NodeId) -> Option<Vec<Instruction>> {
+pub(crate) fn lines(graph: &Graph, node: NodeId) -> Option<Vec<Instruction>> {
     let op = graph.op(node).operator()?;
     let operands = graph.operands(node);
     let types = operands.iter().flatten().map(|&v| graph.ty(v).dtype);
@@ -226,7 +226,7 @@ fn assemble(graph: &Graph, members: &[NodeId]) -> Option<Match> {
 }
 
 /// A constant of one element as a number of a body.
-fn number(graph: &Graph, value: Value) -> Option<Argument> {
+pub(crate) fn number(graph: &Graph, value: Value) -> Option<Argument> {
     let tensor = graph.constant(value)?;
     if tensor.len() != 1 {
         return None;

@@ -10,6 +10,8 @@
 pub mod analysis;
 mod assign_layout;
 mod attention_context;
+mod attention_heads;
+mod attention_probabilities;
 mod attention_scores;
 mod context;
 mod cse;
@@ -38,6 +40,7 @@ mod raise_attention;
 mod raise_block_linear;
 mod raise_embedding;
 mod raise_gelu;
+mod raise_generalized_attention;
 mod raise_integer_linear;
 mod raise_layer_norm;
 mod raise_linear;

@@ -104,7 +104,7 @@ fn masked_attention(graph: &Graph, node: NodeId) -> Option<Value> {
         let [scale, least, _] = r.numbers();
         masked_value.max(scale * least)
     });
-    let understood = !has_bias && rounded <= MASKED;
+    let understood = !has_bias && rounded <= MASKED && graph.n_results(node) == 1;
     graph.operand(node, 3).filter(|_| understood)
 }
 

@@ -41,12 +41,15 @@
 //! every sum is at most 2^24, it is the same number. For queries and keys the types prove it; for probabilities, which
 //! sum to 1, it holds up to a number of keys that the operator is told (`exact_keys`).
 //!
+//! What reads the probabilities beside the product becomes the second result of the operator: each of them, or their sum or mean
+//! over queries where nothing else is read.
+//!
 //! Heads are then undone ([`crate::heads`]): views and transpositions that split them disappear, elementwise functions behind
 //! them (the factors of a rotary embedding) are moved in front of them, and where something else stands between, one
 //! transposition is put in.
 //!
-//! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; the probabilities used by the product with the values
-//! alone; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
+//! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; probabilities that something else reads neither rounded
+//! nor guarded; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
 //! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0
 //! or 1. Otherwise the pass declines with a remark.
 //!
@@ -56,14 +59,16 @@
 //!
 //! Source: Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), section 3.2.
 
-use lancet_ir::{Dim, Graph, NodeId, Op, Value};
+use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::attention_context::{Weighted, weighted_values};
+use crate::attention_heads::Heads;
+use crate::attention_probabilities::{Shown, shown};
 use crate::attention_scores::{Mask, Scores, add_bias, scores};
-use crate::heads::{Axes, Role, Scaling, Sizes, join, split};
-use crate::matcher::{axis_of, is_dtype, peel, permutation, result};
-use crate::polynomial::{is_dead, scaled};
+use crate::heads::{Scaling, Sizes, join, split};
+use crate::matcher::{axis_of, is_dtype, result};
+use crate::polynomial::is_dead;
 use crate::quantized::magnitude;
 use crate::{Changed, Pass, PassContext, PassError};
 
@@ -138,58 +143,21 @@ fn raise(
     cx: &mut PassContext<'_>,
 ) -> Result<Result<(), String>, PassError> {
     let (q4, k4, v4) = (m.scores.queries, m.scores.keys, m.weighted.values);
-    let (batch, heads) = [q4, v4]
-        .into_iter()
-        .find_map(|v| batch_and_heads(graph, v))
-        .unwrap_or((graph.shape(q4)[0].clone(), Dim::fixed(1)));
-    let Some(n_heads) = heads.as_fixed().filter(|&h| 1 <= h) else {
-        return Ok(Err(format!("the number of heads is {heads}")));
+    let heads = match Heads::of(graph, [q4, k4, v4]) {
+        Ok(heads) => heads,
+        Err(reason) => return Ok(Err(reason)),
     };
-    for v in [q4, k4, v4] {
-        let fits = match graph.shape(v) {
-            [b, h, _, _] => *b == batch && *h == heads,
-            [both, _, _] => Some(both) == batch.mul(&heads).as_ref(),
-            _ => false,
-        };
-        if !fits {
-            let ty = graph.ty(v);
-            return Ok(Err(format!(
-                "{ty} does not have {batch} items of {heads} heads"
-            )));
-        }
-    }
-    let sizes = |v: Value, token: usize, feature: usize| {
-        let shape = graph.shape(v);
-        let matrix = &shape[shape.len() - 2..];
-        Sizes {
-            batch: batch.clone(),
-            heads: heads.clone(),
-            tokens: matrix[token].clone(),
-            features: matrix[feature].clone(),
-        }
-    };
-    let (of_q, of_k, of_v) = (sizes(q4, 0, 1), sizes(k4, 1, 0), sizes(v4, 0, 1));
-    if of_k.tokens != of_v.tokens || of_q.features != of_k.features {
-        return Ok(Err(format!(
-            "queries, keys and values do not fit: {}, {}, {}",
-            graph.ty(q4),
-            graph.ty(k4),
-            graph.ty(v4)
-        )));
-    }
-    if [&of_q, &of_k, &of_v].iter().any(|s| s.joined().is_none()) {
-        return Ok(Err("the size of joined heads overflows".to_owned()));
-    }
-    let token_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Token, Role::Feature]);
-    let feature_major = |v| axes(graph.ty(v).rank(), n_heads, [Role::Feature, Role::Token]);
-    let exact_keys = match exact_keys(graph, m, &of_q) {
+    let n_heads = heads.n;
+    let [of_q, of_k, of_v] = &heads.sizes;
+    let [q_axes, k_axes, v_axes] = heads.axes(graph, [q4, k4, v4]);
+    let exact_keys = match exact_keys(graph, m, of_q) {
         Ok(n) => n,
         Err(reason) => return Ok(Err(reason)),
     };
-    let of_result = token_major(m.weighted.output);
-    let q = join(graph, q4, token_major(q4), &of_q, Scaling::Pass);
-    let k = join(graph, k4, feature_major(k4), &of_k, Scaling::Pass);
-    let v = join(graph, v4, token_major(v4), &of_v, Scaling::Stop);
+    let of_result = heads.token_major(graph, m.weighted.output);
+    let q = join(graph, q4, q_axes, of_q, Scaling::Pass);
+    let k = join(graph, k4, k_axes, of_k, Scaling::Pass);
+    let v = join(graph, v4, v_axes, of_v, Scaling::Stop);
     let before = q.scale * k.scale;
     let (scale, products) = match m.scores.products.map(|r| r.numbers()) {
         Some([step, least, greatest]) => {
@@ -203,12 +171,7 @@ fn raise(
         }
         None => (m.scores.scale * before, None),
     };
-    let shape = [
-        batch.clone(),
-        heads.clone(),
-        of_q.tokens.clone(),
-        of_k.tokens.clone(),
-    ];
+    let shape = heads.of_scores();
     let (mask, bias) = match add_bias(graph, &m.scores, &shape)? {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
@@ -225,9 +188,9 @@ fn raise(
         .zero_points
         .map_or([None; 2], |zeros| zeros.map(Some));
     let [mut q, mut k, mut v] = [
-        q.joined(graph, &of_q)?,
-        k.joined(graph, &of_k)?,
-        v.joined(graph, &of_v)?,
+        q.joined(graph, of_q)?,
+        k.joined(graph, of_k)?,
+        v.joined(graph, of_v)?,
     ];
     for (x, zero_point) in [
         (&mut q, q_zero),
@@ -264,8 +227,20 @@ fn raise(
     if let Some(n) = exact_keys {
         attributes.set("exact_keys", Attribute::Int(n));
     }
+    let shown = shown(graph, &m.weighted.read_at);
+    if shown.is_some() && of_v.features.as_fixed() == Some(0) {
+        return Ok(Err("values without features are weighted".to_owned()));
+    }
+    if let Some(shown) = &shown {
+        let name = shown.over_queries.name().to_owned();
+        attributes.set("probabilities", Attribute::Str(name));
+    }
     let op = Op::Apply(Operator::ScaledDotProductAttention, attributes);
-    let node = graph.add(op, &operands[..n_operands])?;
+    let n_results = 1 + usize::from(shown.is_some());
+    let node = graph.add_results(op, &operands[..n_operands], n_results)?;
+    if let Some(shown) = &shown {
+        shown.replace(graph, Value { node, result: 1 })?;
+    }
     let output = m.weighted.output;
     let name = graph.node_name(output.node).to_owned();
     graph.set_node_name(node, &name);
@@ -287,14 +262,12 @@ fn raise(
         graph,
         m.softmax,
         format!(
-            "raised to attention with num_heads = {n_heads}, {with}{}",
-            describe(&rounding, m)
+            "raised to attention with num_heads = {n_heads}, {with}{}{}",
+            describe(&rounding, m),
+            shown.as_ref().map_or("", Shown::describe)
         ),
     );
-    let of_output = Sizes {
-        tokens: of_q.tokens,
-        ..of_v
-    };
+    let of_output = heads.of_output();
     let mut context = result(node);
     if m.weighted.factor != 1.0 {
         let factor = Tensor::scalar(m.weighted.factor as f32);
@@ -370,46 +343,4 @@ fn whole_numbers(graph: &mut Graph, bytes: Value, zero_point: i64) -> Result<Val
     let zero = graph.add_const("zero_point", zero.into());
     let operands = [bytes, one, zero];
     Ok(graph.apply(Operator::DequantizeLinear, Attributes::new(), &operands)?)
-}
-
-/// Axes of a value `[batch, heads, a, b]` or `[batch · heads, a, b]`. A single head that is no axis goes with the features.
-fn axes(rank: usize, n_heads: i64, last: [Role; 2]) -> Axes {
-    if rank == 3 && n_heads == 1 {
-        let with_head = last.map(|role| match role {
-            Role::Feature => vec![Role::Head, Role::Feature],
-            other => vec![other],
-        });
-        return [vec![vec![Role::Batch]], with_head.to_vec()].concat();
-    }
-    let leading = match rank {
-        4 => vec![vec![Role::Batch], vec![Role::Head]],
-        _ => vec![vec![Role::Batch, Role::Head]],
-    };
-    [leading, last.map(|role| vec![role]).to_vec()].concat()
-}
-
-/// The first two axes of a value of rank 4, or those that the first axis of a value of rank 3 was made of.
-fn batch_and_heads(graph: &Graph, value: Value) -> Option<(Dim, Dim)> {
-    let mut at = peel(graph, value);
-    if let [b, h, _, _] = graph.shape(at) {
-        return Some((b.clone(), h.clone()));
-    }
-    let first = graph.shape(at).first()?.clone();
-    loop {
-        if let Some((x, _)) = scaled(graph, at) {
-            at = peel(graph, x);
-            continue;
-        }
-        let x = graph.operand(at.node, 0)?;
-        if matches!(graph.op(at.node), Op::View(_)) {
-            return match graph.shape(x) {
-                [b, h, _, _] if b.mul(h)? == first => Some((b.clone(), h.clone())),
-                _ => None,
-            };
-        }
-        if permutation(graph, at.node)? != [0, 2, 1] {
-            return None;
-        }
-        at = peel(graph, x);
-    }
 }

@@ -74,8 +74,9 @@ use crate::analysis::padding::MASKED;
 use crate::attention_context::keeps_matrices;
 use crate::attention_scores::ABSORBING;
 use crate::heads::view;
-use crate::matcher::{binary, result, scalar};
+use crate::matcher::{binary, scalar};
 use crate::polynomial::scaled;
+use crate::rewrite::replace_node;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo};
 
 mod distances;
@@ -201,10 +202,7 @@ fn rebuild(graph: &mut Graph, node: NodeId, parts: &Parts) -> Result<(), PassErr
     let n_operands = operands.iter().rposition(Option::is_some);
     operands.truncate(n_operands.map_or(0, |i| i + 1));
     let op = Op::Apply(Operator::ScaledDotProductAttention, attributes);
-    let rebuilt = graph.add(op, &operands)?;
-    let name = graph.node_name(node).to_owned();
-    graph.set_node_name(rebuilt, &name);
-    graph.replace_all_uses(result(node), result(rebuilt))?;
+    replace_node(graph, node, op, &operands)?;
     Ok(())
 }
 

@@ -141,6 +141,7 @@ pub static PASSES: &[PassInfo] = &[
         options: &[],
         new: || Box::new(RaiseAttention),
     },
+    crate::raise_generalized_attention::INFO,
     crate::raise_relative_bias::INFO,
     PassInfo {
         name: "raise-embedding",

@@ -397,7 +397,9 @@ fn kept_channels(dead: &[bool], width: usize, heads: &[usize]) -> Vec<usize> {
 
 /// Removes dead heads of an attention, and dead channels of all of its heads.
 fn heads(graph: &mut Graph, node: NodeId, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-    let Some(a) = Attention::of(graph, node).filter(|_| !rounds(graph, node)) else {
+    // A head whose probabilities are read is observed.
+    let stays = rounds(graph, node) || graph.n_results(node) != 1;
+    let Some(a) = Attention::of(graph, node).filter(|_| !stays) else {
         return Ok(Changed::No);
     };
     let [d, dv] = a.widths;

@@ -95,6 +95,23 @@ impl Rewrites {
     }
 }
 
+/// Puts an operation on these operands, with as many results, in the place of `node` and gives it its name.
+pub(crate) fn replace_node(
+    graph: &mut Graph,
+    node: NodeId,
+    op: Op,
+    operands: &[Option<Value>],
+) -> Result<NodeId, IrError> {
+    let n_results = graph.n_results(node);
+    let to = graph.add_results(op, operands, n_results)?;
+    let name = graph.node_name(node).to_owned();
+    graph.set_node_name(to, &name);
+    for result in 0..n_results as u32 {
+        graph.replace_all_uses(Value { node, result }, Value { node: to, result })?;
+    }
+    Ok(to)
+}
+
 /// The error of a rewrite at `node`.
 pub(crate) fn node_error(graph: &Graph, node: NodeId, source: IrError) -> PassError {
     PassError::Node {

@@ -134,6 +134,7 @@ fn layers(graph: &Graph, attentions: &[NodeId]) -> Result<Vec<Layer>, (NodeId, &
 /// The layer around an attention.
 fn layer(graph: &Graph, attention: NodeId) -> Option<Layer> {
     let output = graph.single_user(result(attention))?;
+    (graph.n_results(attention) == 1).then_some(())?;
     applied(graph, result(output), Operator::Linear)?;
     let before = graph.operand(output, 3)?;
     let is_post_norm = reads(graph, attention, before);

@@ -110,6 +110,9 @@ fn heads(graph: &Graph, attention: NodeId, keep: f64) -> Result<Option<Cut>, &'s
     if n_kept == n_heads {
         return Ok(None);
     }
+    if graph.n_results(attention) != 1 {
+        return Err("the probabilities of its heads are read");
+    }
     let mut producers = Vec::new();
     for operand in 0..3 {
         let rows = graph

@@ -1,7 +1,7 @@
-//! Working memory: aligned buffers, and one written range beside any number of read ones.
+//! Working memory: aligned buffers, and written ranges beside any number of read ones.
 //!
-//! A [`Buffer`] is bytes at a multiple of 64. [`Buffer::split`] lends one range for writing and the rest for reading, so a
-//! step reads its operands and writes its result in the same arena; that the ranges do not overlap is checked here on
+//! A [`Buffer`] is bytes at a multiple of 64. [`Buffer::split`] lends two ranges for writing and the rest for reading, so a
+//! step reads its operands and writes its results in the same arena; that the ranges do not overlap is checked here on
 //! every access, whatever the planner did.
 //!
 //! Buffers of [`HUGE_PAGE`] bytes and more ask the system for huge pages: with pages of 4 KB, which of them compete for the same
@@ -120,30 +120,33 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 
-    /// Lends `write` for writing and everything else for reading.
+    /// Lends the ranges of `write`, of which any may be empty, for writing and everything else for reading.
     ///
     /// # Panics
-    /// If `write` is outside the buffer: a bug of the planner.
-    pub(crate) fn split(&mut self, write: Range<usize>) -> (&mut [u8], Rest<'_>) {
+    /// If one is outside the buffer or they overlap: a bug of the planner.
+    pub(crate) fn split(&mut self, write: [Range<usize>; 2]) -> ([&mut [u8]; 2], Rest<'_>) {
+        for range in &write {
+            assert!(
+                range.start <= range.end && range.end <= self.len,
+                "written range {range:?} is outside a buffer of {} bytes",
+                self.len
+            );
+        }
         assert!(
-            write.start <= write.end && write.end <= self.len,
-            "written range {write:?} is outside a buffer of {} bytes",
-            self.len
+            are_apart(&write[0], &write[1]),
+            "written ranges {write:?} overlap"
         );
         let rest = Rest {
             ptr: self.ptr,
             len: self.len,
-            hole: write.clone(),
+            holes: write.clone(),
             borrow: PhantomData,
         };
-        // SAFETY: the range was checked to lie in the buffer. `rest` hands out only ranges that do not overlap it, and
-        // both borrow `self` mutably, so nothing else reaches these bytes.
-        let written = unsafe {
-            std::slice::from_raw_parts_mut(
-                self.ptr.as_ptr().add(write.start),
-                write.end - write.start,
-            )
-        };
+        // SAFETY: the ranges were checked to lie in the buffer and not to overlap. `rest` hands out only ranges that overlap
+        // none of them, and all borrow `self` mutably, so nothing else reaches these bytes.
+        let written = write.map(|range| unsafe {
+            std::slice::from_raw_parts_mut(self.ptr.as_ptr().add(range.start), range.len())
+        });
         (written, rest)
     }
 }
@@ -158,12 +161,17 @@ impl Drop for Buffer {
     }
 }
 
-/// A buffer without the range that is being written.
+/// Whether no byte is in both ranges.
+fn are_apart(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.is_empty() || b.is_empty() || a.end <= b.start || b.end <= a.start
+}
+
+/// A buffer without the ranges that are being written.
 #[derive(Clone)]
 pub(crate) struct Rest<'a> {
     ptr: NonNull<u8>,
     len: usize,
-    hole: Range<usize>,
+    holes: [Range<usize>; 2],
     borrow: PhantomData<&'a [u8]>,
 }
 
@@ -176,7 +184,7 @@ impl<'a> Rest<'a> {
     /// The bytes of `range`.
     ///
     /// # Panics
-    /// If `range` is outside the buffer or overlaps the written range: a bug of the planner.
+    /// If `range` is outside the buffer or overlaps a written range: a bug of the planner.
     pub(crate) fn get(&self, range: Range<usize>) -> &'a [u8] {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -184,14 +192,11 @@ impl<'a> Rest<'a> {
             self.len
         );
         assert!(
-            range.is_empty()
-                || self.hole.is_empty()
-                || range.end <= self.hole.start
-                || self.hole.end <= range.start,
-            "read range {range:?} overlaps the written range {:?}",
-            self.hole
+            self.holes.iter().all(|hole| are_apart(&range, hole)),
+            "read range {range:?} overlaps a written range of {:?}",
+            self.holes
         );
-        // SAFETY: the range lies in the buffer and does not overlap the hole, which is the only part lent for writing for
+        // SAFETY: the range lies in the buffer and does not overlap the holes, which are the only parts lent for writing for
         // the lifetime `'a` (see `Buffer::split`).
         unsafe {
             std::slice::from_raw_parts(self.ptr.as_ptr().add(range.start), range.end - range.start)

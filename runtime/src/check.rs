@@ -1,10 +1,11 @@
 //! What each kind of step asks of its operands, as far as it does not depend on sizes.
 
 use lancet_artifact::{
-    Arithmetic, AttentionParameters, Dim, Element, Extent, Layout, Plan, PlanError, Step, StepKind,
-    ValueDesc, Vertical, VerticalOperand,
+    Arithmetic, AttentionParameters, Dim, Element, Extent, GeneralizedAttention, Layout, Plan,
+    PlanError, Reduction, Step, StepKind, ValueDesc, Vertical, VerticalOperand,
 };
 use lancet_ops::elementwise::Body;
+use lancet_ops::generalized::stages;
 use lancet_ops::{DType, Operator, Rounding};
 
 use crate::program::{Program, Value};
@@ -162,6 +163,7 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             (inputs.chain(&step.outputs)).try_for_each(|&v| cx.row_major(v as usize))
         }
         StepKind::Attention(p) => cx.attention(p),
+        StepKind::GeneralizedAttention(p) => cx.generalized_attention(p),
         StepKind::PackedAttention(p) => cx.packed_attention(p),
         StepKind::Elementwise { body } => cx.elementwise(body),
         StepKind::MatMul => {
@@ -174,10 +176,15 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
             }
             Ok(())
         }
-        StepKind::Softmax => {
+        StepKind::Softmax { axis } => {
             cx.counts(1, 1)?;
             cx.row_major_f32(cx.input(0)?)?;
-            cx.row_major_f32(cx.output())
+            cx.row_major_f32(cx.output())?;
+            cx.ranks(&[cx.rank(cx.input(0)?)])?;
+            if cx.rank(cx.output()) <= *axis as usize {
+                return Err(format!("dimension {axis} of {}", cx.rank(cx.output())));
+            }
+            Ok(())
         }
         StepKind::Reduce { reduction, axes } => {
             cx.counts(1, 1)?;
@@ -264,12 +271,16 @@ struct Operands<'a> {
 }
 
 impl Operands<'_> {
-    /// Between `least` and `most` operands, and one result.
+    /// Between `least` and `most` operands, and one result; attention may have two.
     fn counts(&self, least: usize, most: usize) -> Result<(), String> {
         let (inputs, outputs) = (self.step.inputs.len(), self.step.outputs.len());
-        if inputs < least || inputs > most || outputs != 1 {
+        let most_outputs = match self.step.kind {
+            StepKind::Attention(_) | StepKind::GeneralizedAttention(_) => 2,
+            _ => 1,
+        };
+        if inputs < least || inputs > most || outputs == 0 || outputs > most_outputs {
             return Err(format!(
-                "expected {least} to {most} inputs and one output, found {inputs} and {outputs}"
+                "expected {least} to {most} inputs and up to {most_outputs} outputs, found {inputs} and {outputs}"
             ));
         }
         Ok(())
@@ -571,8 +582,10 @@ impl Operands<'_> {
     }
 
     fn attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
+        self.shown(parameters.over_queries)?;
         self.counts(3, 11)?;
-        self.heads(parameters, 3)?;
+        self.roundings(parameters)?;
+        self.heads(parameters.num_heads, 3)?;
         self.mask(3, 2)?;
         if let Some(bias) = self.optional(4) {
             self.row_major_f32(bias)?;
@@ -604,9 +617,49 @@ impl Operands<'_> {
         Ok(())
     }
 
+    fn generalized_attention(&self, parameters: &GeneralizedAttention) -> Result<(), String> {
+        self.shown(parameters.over_queries)?;
+        self.counts(3, MAX_OPERANDS)?;
+        self.heads(parameters.num_heads, 3)?;
+        let mut others = Vec::new();
+        for i in 3..self.step.inputs.len() {
+            let other = self.input(i)?;
+            self.row_major(other)?;
+            if self.rank(other) > 4 {
+                return Err(format!("{}: expected at most rank 4", self.name(other)));
+            }
+            others.push(self.dtype(other));
+        }
+        let lines = parameters.stages.each_ref().map(Vec::as_slice);
+        stages(lines, &others).map(|_| ())
+    }
+
+    /// The second result of attention, if there is one: its probabilities, or what they come to over queries.
+    fn shown(&self, over_queries: Option<Reduction>) -> Result<(), String> {
+        if let Some(other) = over_queries
+            && !matches!(other, Reduction::Sum | Reduction::Mean)
+        {
+            return Err(format!("{other} of probabilities"));
+        }
+        let Some(&shown) = self.step.outputs.get(1) else {
+            return Ok(());
+        };
+        let shown = shown as usize;
+        self.row_major_f32(shown)?;
+        let rank = if over_queries.is_some() { 3 } else { 4 };
+        if self.rank(shown) != rank || self.values[self.output()].features == 0 {
+            return Err(format!(
+                "{}: expected rank {rank}, of values with features",
+                self.name(shown)
+            ));
+        }
+        Ok(())
+    }
+
     fn packed_attention(&self, parameters: &AttentionParameters) -> Result<(), String> {
         self.counts(4, 6)?;
-        self.heads(parameters, 2)?;
+        self.roundings(parameters)?;
+        self.heads(parameters.num_heads, 2)?;
         self.input(3)?;
         for starts in [3, 4].into_iter().filter_map(|i| self.optional(i)) {
             self.row_major(starts)?;
@@ -617,8 +670,8 @@ impl Operands<'_> {
         self.mask(5, 1)
     }
 
-    /// Queries, keys, values and the result of attention, of this rank, and what it rounds by.
-    fn heads(&self, parameters: &AttentionParameters, rank: usize) -> Result<(), String> {
+    /// What attention rounds by.
+    fn roundings(&self, parameters: &AttentionParameters) -> Result<(), String> {
         for numbers in parameters.rounding.into_iter().flatten() {
             if Rounding::new(numbers).is_none() {
                 return Err(format!(
@@ -626,7 +679,12 @@ impl Operands<'_> {
                 ));
             }
         }
-        let num_heads = parameters.num_heads as usize;
+        Ok(())
+    }
+
+    /// Queries, keys, values and the result of attention, of this rank.
+    fn heads(&self, num_heads: u32, rank: usize) -> Result<(), String> {
+        let num_heads = num_heads as usize;
         let [q, k, v] = [self.input(0)?, self.input(1)?, self.input(2)?];
         let out = self.output();
         for x in [q, k, v, out] {

@@ -369,6 +369,27 @@ impl Kernel {
     /// # Panics
     /// If the sizes are not those of this kernel.
     pub(crate) fn elementwise(&self, operands: &[&[f32]], y: &mut [f32]) {
+        let of = |x: &&[f32]| (x.as_ptr() as u64, x.len());
+        // SAFETY: these are slices.
+        unsafe { self.elementwise_of(operands.iter().map(of), y) }
+    }
+
+    /// As [`elementwise`](Kernel::elementwise), of what is in `y` and then of `others`.
+    ///
+    /// # Panics
+    /// As [`elementwise`](Kernel::elementwise).
+    pub(crate) fn elementwise_in_place(&self, others: &[&[f32]], y: &mut [f32]) {
+        let of = |x: &[f32]| (x.as_ptr() as u64, x.len());
+        let operands = std::iter::once(of(y)).chain(others.iter().map(|x| of(x)));
+        // SAFETY: these are slices; kernels may write over an operand.
+        unsafe { self.elementwise_of(operands, y) }
+    }
+
+    /// Calls the kernel of a function of elements.
+    ///
+    /// # Safety
+    /// Each operand is an address and how many floats may be read there.
+    unsafe fn elementwise_of(&self, operands: impl Iterator<Item = (u64, usize)>, y: &mut [f32]) {
         const MAX: usize = crate::steps::elementwise::MAX_OPERANDS;
         let KernelSpec::Elementwise { reach, panel, .. } = &self.spec else {
             panic!("{} is no function of elements", self.name);
@@ -381,25 +402,20 @@ impl Kernel {
             Reach::Lanes => panel,
             Reach::One => 1,
         };
-        assert!(
-            operands.len() == reach.len()
-                && operands.len() <= MAX
-                && operands
-                    .iter()
-                    .zip(reach)
-                    .all(|(x, r)| needed(r) <= x.len()),
-            "{}: sizes do not fit",
-            self.name
-        );
         let mut args = [0u64; MAX + 2];
         args[0] = rows as u64;
         args[1] = y.as_mut_ptr() as u64;
-        for (arg, operand) in args[2..].iter_mut().zip(operands) {
-            *arg = operand.as_ptr() as u64;
+        let mut n = 0;
+        for (address, len) in operands {
+            let fits = reach.get(n).is_some_and(|r| needed(r) <= len);
+            assert!(fits && n < MAX, "{}: sizes do not fit", self.name);
+            args[2 + n] = address;
+            n += 1;
         }
+        assert!(n == reach.len(), "{}: {n} operands", self.name);
         // SAFETY: the kernel writes `rows` rows of `panel` floats of y and reads of each operand what its reach says, which was
         // just checked.
-        unsafe { self.call(&args[..operands.len() + 2]) }
+        unsafe { self.call(&args[..n + 2]) }
     }
 
     /// The sum of `rows` into lane `lane` of a panel `y[k][panel]`.

@@ -210,30 +210,34 @@ impl Team<'_> {
         })
     }
 
-    /// As [`for_each_part`](Team::for_each_part), with all parts of group `task_idx` lent to each task.
+    /// As [`for_each_part`](Team::for_each_part), with all parts of group `task_idx` of `out` lent to each task, and with part
+    /// `task_idx` of `second`: nothing of it where `second_parts` has no such part.
     ///
     /// # Panics
-    /// If a part lies outside `out`: a bug of the step that made the parts.
-    pub(crate) fn for_each_group<T: Send>(
+    /// If a part lies outside its slice: a bug of the step that made the parts.
+    pub(crate) fn for_each_group<T: Send, U: Send>(
         &mut self,
-        groups: &Groups,
-        out: &mut [T],
-        task: impl Fn(usize, usize, Pieces<'_, T>) + Sync,
+        (groups, out): (&Groups, &mut [T]),
+        (second_parts, second): (&Parts, &mut [U]),
+        task: impl Fn(usize, usize, Pieces<'_, T>, &mut [U]) + Sync,
     ) -> Result<(), TaskPanicked> {
         let parts = &groups.parts;
-        assert!(
-            parts.end <= out.len(),
-            "parts end at {} of {} elements",
-            parts.end,
-            out.len()
-        );
+        for (end, len) in [(parts.end, out.len()), (second_parts.end, second.len())] {
+            assert!(end <= len, "parts end at {end} of {len} elements");
+        }
         let base = Shared(out.as_mut_ptr());
+        let second_base = Shared(second.as_mut_ptr());
         self.parallel_for(groups.len(), |i, thread| {
             let ranges = &parts.ranges[groups.firsts[i]..groups.firsts[i + 1]];
             // The ranges end within `out` (checked above), those of different tasks are disjoint (invariant of `Parts`),
             // and each task index is claimed once: what `Pieces` asks for.
             let base = base.get();
-            task(i, thread, Pieces { base, ranges });
+            let range = second_parts.ranges.get(i).cloned().unwrap_or(0..0);
+            // SAFETY: as in `for_each_part`, of the second slice; an empty range is within any.
+            let part = unsafe {
+                std::slice::from_raw_parts_mut(second_base.get().add(range.start), range.len())
+            };
+            task(i, thread, Pieces { base, ranges }, part);
         })
     }
 }
@@ -521,18 +525,26 @@ mod tests {
         let pool = Pool::new(3);
         let mut groups = Groups::default();
         let mut out = vec![0usize; 11];
+        // The last group has no part.
+        let parts = Parts::new(vec![1..3, 3..3, 0..1]);
+        let mut second = vec![0u8; 4];
         for _ in 0..2 {
             groups.set([(0, 4..7), (0, 0..1), (1, 1..4), (3, 9..9), (3, 8..10)].into_iter());
+            let (out, second) = ((&groups, &mut out[..]), (&parts, &mut second[..]));
             pool.request()
-                .for_each_group(&groups, &mut out, |i, _, mut pieces| match i {
-                    0 => (0..2).for_each(|j| pieces.piece(j).fill(j + 1)),
-                    1 => pieces.piece(0).fill(3),
-                    2 => assert!(pieces.ranges.is_empty()),
-                    _ => (0..2).for_each(|j| pieces.piece(j).fill(5)),
+                .for_each_group(out, second, |i, _, mut pieces, part| {
+                    part.fill(i as u8 + 1);
+                    match i {
+                        0 => (0..2).for_each(|j| pieces.piece(j).fill(j + 1)),
+                        1 => pieces.piece(0).fill(3),
+                        2 => assert!(pieces.ranges.is_empty()),
+                        _ => (0..2).for_each(|j| pieces.piece(j).fill(5)),
+                    }
                 })
                 .expect("no task panics");
-            assert_eq!(out, [2, 3, 3, 3, 1, 1, 1, 0, 5, 5, 0]);
         }
+        assert_eq!(out, [2, 3, 3, 3, 1, 1, 1, 0, 5, 5, 0]);
+        assert_eq!(second, [3, 1, 1, 0]);
     }
 
     #[test]

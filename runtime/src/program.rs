@@ -220,10 +220,11 @@ impl Program {
                 | StepKind::Vertical(_)
                 | StepKind::Range
                 | StepKind::Attention { .. }
+                | StepKind::GeneralizedAttention(_)
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
-                | StepKind::Softmax
+                | StepKind::Softmax { .. }
                 | StepKind::Reduce { .. }
                 | StepKind::Transpose { .. }
                 | StepKind::Slice { .. }

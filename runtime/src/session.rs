@@ -360,7 +360,7 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let desc = &program.plan.steps[step];
-        let (_, rest) = self.arena.split(0..0);
+        let (_, rest) = self.arena.split([0..0, 0..0]);
         let reads = Reads {
             model,
             binding: &self.binding,
@@ -391,17 +391,24 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the shape of the step's output known if it waited for data.
-    fn bind_output(&mut self, program: &Program, step: usize) -> Result<usize, RuntimeError> {
-        let out = program.plan.steps[step].outputs[0] as usize;
-        if program.values[out].late {
-            self.binding.shapes[out] = self.binding.shape(program, out)?;
+    /// Makes the shapes of the step's outputs known if they waited for data; the first output, and the second if there is one.
+    fn bind_outputs(
+        &mut self,
+        program: &Program,
+        step: usize,
+    ) -> Result<(usize, Option<usize>), RuntimeError> {
+        let outputs = &program.plan.steps[step].outputs;
+        for &out in outputs {
+            let out = out as usize;
+            if program.values[out].late {
+                self.binding.shapes[out] = self.binding.shape(program, out)?;
+            }
         }
-        Ok(out)
+        Ok((outputs[0] as usize, outputs.get(1).map(|&v| v as usize)))
     }
 
     fn check_view(&mut self, program: &Program, step: usize) -> Result<(), RuntimeError> {
-        let out = self.bind_output(program, step)?;
+        let (out, _) = self.bind_outputs(program, step)?;
         let source =
             program.plan.steps[step].inputs[0].expect("checked: a view has an operand") as usize;
         let (from, to) = (&self.binding.shapes[source], &self.binding.shapes[out]);
@@ -412,7 +419,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs a step that writes its result into memory of the session.
+    /// Runs a step that writes its results into memory of the session.
     fn run_kernel(
         &mut self,
         model: &Model,
@@ -422,7 +429,7 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let desc = &program.plan.steps[step];
-        let out = self.bind_output(program, step)?;
+        let (out, second) = self.bind_outputs(program, step)?;
         if matches!(program.ops[step], Op::Panels)
             && (self.steps[step].is_none()
                 || (is_late(program, step) && self.bound_with[step] != self.binding.symbols))
@@ -438,17 +445,22 @@ impl Session {
             .map_err(|(step, message)| step_error(program, step, message))?;
             self.bound_with[step].clone_from(&self.binding.symbols);
         }
-        // The result is outside `owned` while it is written, so that the operands can be read there.
-        let mut owned = match program.values[out].home {
-            Home::Owned => Some(self.allocate(model, out)?),
-            _ => None,
-        };
-        let slot = match owned {
-            Some(_) => 0..0,
-            None => self.binding.slots[out].clone(),
-        };
-        let (written, rest) = self.arena.split(slot);
+        // Results are outside `owned` while they are written, so that the operands can be read there.
+        let mut memory =
+            |out: Option<usize>| -> Result<(Option<Buffer>, Range<usize>), RuntimeError> {
+                Ok(match out {
+                    Some(out) if matches!(program.values[out].home, Home::Owned) => {
+                        (Some(self.allocate(model, out)?), 0..0)
+                    }
+                    Some(out) => (None, self.binding.slots[out].clone()),
+                    None => (None, 0..0),
+                })
+            };
+        let ((mut owned, slot), (mut second_owned, second_slot)) =
+            (memory(Some(out))?, memory(second)?);
+        let ([written, second_written], rest) = self.arena.split([slot, second_slot]);
         let written = owned.as_mut().map_or(written, |b| b.bytes_mut());
+        let second_written = (second_owned.as_mut()).map_or(second_written, |b| b.bytes_mut());
         let reads = Reads {
             model,
             binding: &self.binding,
@@ -465,7 +477,7 @@ impl Session {
                     scratch: &self.scratch,
                     between: &mut self.between,
                 };
-                bound.run(&reads, written, &mut workers)
+                bound.run(&reads, [written, second_written], &mut workers)
             }
             (None, StepKind::Dims(dims), _) => {
                 steps::sizes::dims(dims, &self.binding, written).map_err(Failure::Message)
@@ -495,8 +507,10 @@ impl Session {
             Failure::Message(message) => step_error(program, step, message),
             Failure::Panicked => RuntimeError::Panicked,
         })?;
-        if let Some(buffer) = owned {
-            self.owned[out] = Some(Owned::Buffer(buffer));
+        for (out, owned) in [(Some(out), owned), (second, second_owned)] {
+            if let (Some(out), Some(buffer)) = (out, owned) {
+                self.owned[out] = Some(Owned::Buffer(buffer));
+            }
         }
         Ok(())
     }

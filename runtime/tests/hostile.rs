@@ -2,7 +2,9 @@
 
 mod net;
 
-use lancet_artifact::{Plan, StepKind, Weights};
+use lancet_artifact::{
+    Dim, GeneralizedAttention, Layout, Plan, Reduction, StepKind, Storage, ValueDesc, Weights,
+};
 use lancet_runtime::{Model, ModelOptions, Session};
 use net::{encoder, encoder_inputs, views};
 use proptest::prelude::*;
@@ -55,6 +57,87 @@ fn attention_rounds_by_numbers_that_make_sense() {
         assert!(error.contains("a least and a greatest number"), "{error}");
     }
     let good = with([0.01, -3.0, 252.0]);
+    assert!(load(good.clone()).is_ok());
+    try_run(good, &weights.to_vec());
+}
+
+#[test]
+fn attention_shows_what_its_second_output_holds() {
+    let with = |over_queries: Option<Reduction>, rank: usize| {
+        let mut plan = encoder(false).plan;
+        let at = plan
+            .steps
+            .iter()
+            .position(|s| matches!(s.kind, StepKind::Attention(_)));
+        let step = &mut plan.steps[at.expect("attention")];
+        let StepKind::Attention(parameters) = &mut step.kind else {
+            panic!("no attention");
+        };
+        parameters.over_queries = over_queries;
+        let q = &plan.values[step.inputs[0].expect("queries") as usize].shape;
+        let (batch, tokens) = (q[0].clone(), q[1].clone());
+        let heads = Dim::fixed(i64::from(parameters.num_heads));
+        let mut shape = vec![batch, heads, tokens.clone(), tokens];
+        shape.truncate(rank);
+        step.outputs.push(plan.values.len() as u32);
+        plan.values.push(ValueDesc {
+            name: "probabilities".to_owned(),
+            dtype: "f32".to_owned(),
+            shape,
+            layout: Layout::RowMajor,
+            storage: Storage::Slot,
+        });
+        plan
+    };
+    let weights = encoder(false).weights;
+    let load = |plan: Plan| Model::from_parts(plan, &weights, &options());
+    for (over_queries, rank) in [
+        (Some(Reduction::Max), 3),
+        (Some(Reduction::Sum), 4),
+        (None, 3),
+    ] {
+        let error = load(with(over_queries, rank))
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(error.contains("probabilities"), "{error}");
+    }
+    for (over_queries, rank) in [(None, 4), (Some(Reduction::Mean), 3)] {
+        let good = with(over_queries, rank);
+        assert!(load(good.clone()).is_ok(), "{over_queries:?}");
+        try_run(good, &weights.to_vec());
+    }
+}
+
+#[test]
+fn attention_has_stages_that_make_sense() {
+    let with = |stages: [&[&str]; 3]| {
+        let mut plan = encoder(false).plan;
+        for step in &mut plan.steps {
+            if let StepKind::Attention(parameters) = &step.kind {
+                step.kind = StepKind::GeneralizedAttention(GeneralizedAttention {
+                    num_heads: parameters.num_heads,
+                    stages: stages.map(|s| s.iter().map(ToString::to_string).collect()),
+                    over_queries: None,
+                });
+                step.inputs.truncate(3);
+            }
+        }
+        plan
+    };
+    let weights = encoder(false).weights;
+    let load = |plan: Plan| Model::from_parts(plan, &weights, &options());
+    for (stages, reason) in [
+        ([&["sub x0 x1"][..], &[], &[]], "no row of scores"),
+        ([&[], &["exp v0"], &[]], "refers to a later one"),
+        ([&[], &["mul x0 x2"], &[]], "an operand that is not there"),
+        ([&[], &[], &["i64 x0"]], "gives no f32"),
+        ([&[], &[], &["nothing x0"]], "is no function"),
+    ] {
+        let error = load(with(stages)).err().expect("refused").to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    let good = with([&["mul x0 0.5"], &["sub x0 x1", "exp v0"], &["div x0 x1"]]);
     assert!(load(good.clone()).is_ok());
     try_run(good, &weights.to_vec());
 }

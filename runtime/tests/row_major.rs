@@ -102,20 +102,28 @@ fn products_of_every_size_and_broadcast() {
 
 #[test]
 fn softmax_of_rows_of_every_length() {
-    for shape in [
-        &[1, 1][..],
-        &[3, 5],
-        &[16, 16],
-        &[65, 33],
-        &[2, 3, 17, 40],
-        &[2, 0],
-        &[0, 3],
+    for (shape, axis) in [
+        (&[1, 1][..], 1),
+        (&[3, 5], 1),
+        (&[16, 16], 1),
+        (&[65, 33], 1),
+        (&[2, 3, 17, 40], 3),
+        (&[2, 0], 1),
+        (&[0, 3], 1),
+        // The elements of a row are apart.
+        (&[70, 5, 1], 1),
+        (&[65, 33], 0),
+        (&[5, 7, 3], 1),
+        (&[3, 9, 70], 1),
+        (&[4, 3, 0], 1),
+        (&[4, 0, 3], 1),
     ] {
         let mut net = Net::default();
         let x = net.input("x", "f32", &dims(shape));
-        let meaning = (Operator::Softmax, Attributes::new(), vec![Some(x)]);
+        let attributes = Attributes::new().with("axis", Attribute::Int(axis.into()));
+        let meaning = (Operator::Softmax, attributes, vec![Some(x)]);
         let y = net.step(
-            StepKind::Softmax,
+            StepKind::Softmax { axis },
             &[Some(x)],
             &dims(shape),
             Layout::RowMajor,
@@ -125,7 +133,7 @@ fn softmax_of_rows_of_every_length() {
         let n = shape.iter().product();
         let values = net.random(n).iter().map(|v| 20.0 * v).collect::<Vec<f32>>();
         let inputs = [("x", Tensor::new(shape, values))];
-        close(&net, &inputs, &format!("softmax of {shape:?}"));
+        close(&net, &inputs, &format!("softmax of {shape:?} over {axis}"));
     }
 }
 

@@ -161,10 +161,11 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let tables = step.inputs.len() as u32 / 2;
                 found.insert(KernelSpec::EmbeddingSum { tables, panel });
             }
-            StepKind::MatMul => {
+            // What the bodies of generalized attention are specialised on is known with the sizes of a request.
+            StepKind::MatMul | StepKind::GeneralizedAttention(_) => {
                 found.insert(KernelSpec::AttentionProduct);
             }
-            StepKind::Softmax => {
+            StepKind::Softmax { .. } => {
                 found.insert(KernelSpec::AttentionSoftmax);
             }
             StepKind::If { .. } | StepKind::Loop { .. } => {

@@ -1,12 +1,13 @@
 //! Which step a node becomes.
 
 use lancet_artifact::{
-    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor, Reduction,
-    StepKind,
+    Activation, AttentionParameters, Attribute as PlanAttribute, AttributeTensor,
+    GeneralizedAttention, Reduction, StepKind,
 };
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Function, holds, lines_of};
-use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Tensor};
+use lancet_ops::generalized::STAGES;
+use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, OverQueries, Tensor};
 
 use super::weights::little_endian;
 use super::{LowerError, unsupported};
@@ -122,12 +123,12 @@ fn row_major(
     if !operands.iter().all(fits) {
         return None;
     }
-    let rank = graph.ty(Value { node, result: 0 }).rank() as i64;
+    let rank = graph.ty(Value { node, result: 0 }).rank();
     match op {
         Operator::MatMul => Some(StepKind::MatMul),
         Operator::Softmax => {
-            let axis = attributes.int_or("axis", -1);
-            (axis == -1 || axis == rank - 1).then_some(StepKind::Softmax)
+            let axis = from_start(&[attributes.int_or("axis", -1)], rank)[0];
+            Some(StepKind::Softmax { axis })
         }
         _ => None,
     }
@@ -320,6 +321,14 @@ fn panels(
             }
         }
         Operator::ScaledDotProductAttention => StepKind::Attention(attention(attributes)),
+        Operator::GeneralizedAttention => {
+            let lines = |name| attributes.strs(name).unwrap_or(&[]).to_vec();
+            StepKind::GeneralizedAttention(GeneralizedAttention {
+                num_heads: n_heads(attributes),
+                stages: STAGES.map(lines),
+                over_queries: over_queries(attributes),
+            })
+        }
         Operator::PackedAttention => StepKind::PackedAttention(attention(attributes)),
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),
@@ -345,12 +354,27 @@ fn attention(attributes: &Attributes) -> AttentionParameters {
     let rounding = AttentionRounding::of(attributes).unwrap_or_default();
     let exact_keys = attributes.int("exact_keys");
     AttentionParameters {
-        num_heads: u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0),
+        num_heads: n_heads(attributes),
         scale: attributes.float_or("scale", 1.0),
         masked_value: attributes.float_or("masked_value", f32::MIN),
         rounding: [rounding.scores, rounding.masked, rounding.probabilities]
             .map(|rounding| rounding.map(|r| r.numbers())),
         exact_keys: exact_keys.map(|n| u64::try_from(n).unwrap_or(0)),
+        over_queries: over_queries(attributes),
+    }
+}
+
+fn n_heads(attributes: &Attributes) -> u32 {
+    u32::try_from(attributes.int_or("num_heads", 0)).unwrap_or(0)
+}
+
+/// What attention shows of its probabilities over queries, if not each.
+fn over_queries(attributes: &Attributes) -> Option<Reduction> {
+    let name = attributes.str("probabilities")?;
+    match OverQueries::from_name(name)? {
+        OverQueries::Each => None,
+        OverQueries::Sum => Some(Reduction::Sum),
+        OverQueries::Mean => Some(Reduction::Mean),
     }
 }
 

@@ -25,8 +25,8 @@ pub use binary::Binary;
 pub use error::{ArtifactError, PlanError};
 pub use file::{FORMAT_VERSION, MAX_PLAN_BYTES, Variants, is_artifact, read, write};
 pub use plan::{
-    AttentionParameters, Attribute, AttributeTensor, Dim, Layout, MatrixDesc, Plan, Port, RowBlock,
-    Step, StepKind, Storage, ValueDesc,
+    AttentionParameters, Attribute, AttributeTensor, Dim, GeneralizedAttention, Layout, MatrixDesc,
+    Plan, Port, RowBlock, Step, StepKind, Storage, ValueDesc,
 };
 pub use reduction::{Reduction, UnknownReduction};
 pub use spec::{Arithmetic, KernelSpec, Reach, WeightFormat};

@@ -235,8 +235,13 @@ pub enum StepKind {
     /// for queries where `query_mask`, `[batch, seq_q]`, is zero. `query_positions` is `f32[batch, num_heads, seq_q, p]`: the
     /// element of the row of a query that `query_index`, `i64[seq_q + seq_k]`, has for the distance is added to the score; the
     /// same is done with rows of keys, `f32[batch, num_heads, seq_k, p]`. Scores and probabilities are rounded
-    /// where the parameters say so.
+    /// where the parameters say so. A second output, row-major `f32`, is the probabilities, `[batch, num_heads, seq_q, seq_k]`, or
+    /// what they come to over queries, `[batch, num_heads, seq_k]`.
     Attention(AttentionParameters),
+    /// Attention whose probabilities are made of products in stages; inputs `q, k, v` panels of the shapes that those of
+    /// [`StepKind::Attention`] have, then row-major `f32` or `bool` that broadcast to `[batch, num_heads, seq_q, seq_k]`. Outputs as
+    /// those of [`StepKind::Attention`].
+    GeneralizedAttention(GeneralizedAttention),
     /// `softmax(scale q kᵀ + mask) v` in each head of sequences that stand one behind the other; inputs `q, k, v` panels,
     /// `starts`, `q_starts?`, `key_mask?`.
     ///
@@ -255,8 +260,8 @@ pub enum StepKind {
     },
     /// `a b`, row-major `f32[.., m, k]` and `f32[.., k, n]`, leading dimensions broadcast; output row-major `f32[.., m, n]`.
     MatMul,
-    /// Softmax over the last dimension, row-major `f32`.
-    Softmax,
+    /// Softmax over a dimension, row-major `f32`.
+    Softmax { axis: u32 },
     /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
     /// ones in the output, or left out.
     Reduce {
@@ -307,10 +312,11 @@ impl StepKind {
             StepKind::RangeScale => "range_scale",
             StepKind::RangeZeroPoint => "range_zero_point",
             StepKind::Attention(_) => "attention",
+            StepKind::GeneralizedAttention(_) => "generalized_attention",
             StepKind::PackedAttention(_) => "packed_attention",
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
-            StepKind::Softmax => "softmax",
+            StepKind::Softmax { .. } => "softmax",
             StepKind::Reduce { reduction, .. } => reduction.name(),
             StepKind::Transpose { .. } => "transpose",
             StepKind::Slice { .. } => "slice",
@@ -342,6 +348,19 @@ pub struct AttentionParameters {
     pub rounding: [Option<[f32; 3]>; 3],
     /// With more keys than these, products of probabilities and values are summed in more than `f32`.
     pub exact_keys: Option<u64>,
+    /// What a second output has of the probabilities over queries: their sum or mean, or each of them.
+    pub over_queries: Option<Reduction>,
+}
+
+/// How attention makes probabilities of products.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneralizedAttention {
+    pub num_heads: u32,
+    /// Lines of the bodies that make scores, weights and probabilities, as `lancet_ops::generalized` reads them; none for a stage that
+    /// changes nothing.
+    pub stages: [Vec<String>; 3],
+    /// As that of [`AttentionParameters`].
+    pub over_queries: Option<Reduction>,
 }
 
 /// An attribute of a portable operator.

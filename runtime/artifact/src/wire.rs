@@ -7,8 +7,8 @@ use prost::{Message, Oneof};
 
 use crate::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Dim,
-    Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step, StepKind, Storage,
-    ValueDesc, Vertical, WeightFormat,
+    GeneralizedAttention, Layout, MatrixDesc, Plan, PlanError, Port, Reduction, RowBlock, Step,
+    StepKind, Storage, ValueDesc, Vertical, WeightFormat,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,7 +101,7 @@ struct StepMessage {
     outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 40, 41, 42, 43, 44"
     )]
     kind: Option<KindMessage>,
 }
@@ -132,8 +132,8 @@ enum KindMessage {
     RmsNorm(f32),
     #[prost(message, tag = "23")]
     MatMul(EmptyMessage),
-    #[prost(message, tag = "24")]
-    Softmax(EmptyMessage),
+    #[prost(uint32, tag = "24")]
+    Softmax(u32),
     #[prost(message, tag = "40")]
     IntegerLinear(IntegerLinearMessage),
     #[prost(message, tag = "41")]
@@ -162,6 +162,8 @@ enum KindMessage {
     If(RegionsMessage),
     #[prost(message, tag = "33")]
     Loop(RegionsMessage),
+    #[prost(message, tag = "34")]
+    GeneralizedAttention(GeneralizedAttentionMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -259,6 +261,24 @@ struct AttentionMessage {
     probability_rounding: Vec<f32>,
     #[prost(uint64, optional, tag = "7")]
     exact_keys: Option<u64>,
+    /// Name of a reduction.
+    #[prost(string, optional, tag = "8")]
+    over_queries: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GeneralizedAttentionMessage {
+    #[prost(uint32, tag = "1")]
+    num_heads: u32,
+    #[prost(string, repeated, tag = "2")]
+    score: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    weight: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    probability: Vec<String>,
+    /// Name of a reduction.
+    #[prost(string, optional, tag = "5")]
+    over_queries: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -542,7 +562,7 @@ fn step_message(step: &Step) -> StepMessage {
                 values: body.clone(),
             }),
             StepKind::MatMul => KindMessage::MatMul(empty),
-            StepKind::Softmax => KindMessage::Softmax(empty),
+            StepKind::Softmax { axis } => KindMessage::Softmax(*axis),
             StepKind::Reduce { reduction, axes } => KindMessage::Reduce(ReduceMessage {
                 reduction: reduction.name().to_owned(),
                 start: axes.start,
@@ -582,6 +602,16 @@ fn step_message(step: &Step) -> StepMessage {
                 activation: activation.name().to_owned(),
             }),
             StepKind::Attention(p) => KindMessage::Attention(attention_message(p)),
+            StepKind::GeneralizedAttention(p) => {
+                let [score, weight, probability] = p.stages.clone();
+                KindMessage::GeneralizedAttention(GeneralizedAttentionMessage {
+                    num_heads: p.num_heads,
+                    score,
+                    weight,
+                    probability,
+                    over_queries: p.over_queries.map(|r| r.name().to_owned()),
+                })
+            }
             StepKind::PackedAttention(p) => KindMessage::PackedAttention(attention_message(p)),
         }),
     }
@@ -627,7 +657,7 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
-        Some(KindMessage::Softmax(_)) => StepKind::Softmax,
+        Some(KindMessage::Softmax(axis)) => StepKind::Softmax { axis },
         Some(KindMessage::Reduce(ref m)) => StepKind::Reduce {
             reduction: (m.reduction.parse::<Reduction>()).map_err(|e| error(e.to_string()))?,
             axes: m.start..m.end,
@@ -665,6 +695,13 @@ fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
             activation: activation(&m.activation)?,
         },
         Some(KindMessage::Attention(ref m)) => StepKind::Attention(attention(m).map_err(error)?),
+        Some(KindMessage::GeneralizedAttention(m)) => {
+            StepKind::GeneralizedAttention(GeneralizedAttention {
+                num_heads: m.num_heads,
+                over_queries: reduction(m.over_queries.as_deref()).map_err(error)?,
+                stages: [m.score, m.weight, m.probability],
+            })
+        }
         Some(KindMessage::PackedAttention(ref m)) => {
             StepKind::PackedAttention(attention(m).map_err(error)?)
         }
@@ -695,6 +732,7 @@ fn attention_message(parameters: &AttentionParameters) -> AttentionMessage {
         masked_score_rounding: masked,
         probability_rounding: probabilities,
         exact_keys: parameters.exact_keys,
+        over_queries: parameters.over_queries.map(|r| r.name().to_owned()),
     }
 }
 
@@ -714,7 +752,13 @@ fn attention(message: &AttentionMessage) -> Result<AttentionParameters, String> 
             rounding(&message.probability_rounding)?,
         ],
         exact_keys: message.exact_keys,
+        over_queries: reduction(message.over_queries.as_deref())?,
     })
+}
+
+fn reduction(name: Option<&str>) -> Result<Option<Reduction>, String> {
+    let parsed = name.map(str::parse::<Reduction>);
+    parsed.transpose().map_err(|e| e.to_string())
 }
 
 fn vertical_message(vertical: &Vertical) -> VerticalMessage {

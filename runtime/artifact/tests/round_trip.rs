@@ -2,8 +2,9 @@
 
 use lancet_artifact::{
     Activation, Arithmetic, ArtifactError, AttentionParameters, Attribute, AttributeTensor, Binary,
-    Dim, Element, Extent, Layout, MatrixDesc, Plan, Port, Reduction, RowBlock, Step, StepKind,
-    Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand, WeightFormat, Weights, read, write,
+    Dim, Element, Extent, GeneralizedAttention, Layout, MatrixDesc, Plan, Port, Reduction,
+    RowBlock, Step, StepKind, Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand,
+    WeightFormat, Weights, read, write,
 };
 use proptest::collection::vec;
 use proptest::num::f32::{NORMAL, ZERO};
@@ -81,15 +82,40 @@ fn attention() -> impl Strategy<Value = AttentionParameters> {
     let rounding = || proptest::option::of([float(), float(), float()]);
     let roundings = [rounding(), rounding(), rounding()];
     let keys = proptest::option::of(any::<u64>());
-    (any::<u32>(), float(), float(), roundings, keys).prop_map(
-        |(num_heads, scale, masked_value, rounding, exact_keys)| AttentionParameters {
-            num_heads,
-            scale,
-            masked_value,
-            rounding,
-            exact_keys,
+    let parameters = (
+        any::<u32>(),
+        float(),
+        float(),
+        roundings,
+        keys,
+        over_queries(),
+    );
+    parameters.prop_map(
+        |(num_heads, scale, masked_value, rounding, exact_keys, over_queries)| {
+            AttentionParameters {
+                num_heads,
+                scale,
+                masked_value,
+                rounding,
+                exact_keys,
+                over_queries,
+            }
         },
     )
+}
+
+fn generalized_attention() -> impl Strategy<Value = GeneralizedAttention> {
+    let lines = || vec(text(), 0..3);
+    let parameters = (any::<u32>(), [lines(), lines(), lines()], over_queries());
+    parameters.prop_map(|(num_heads, stages, over_queries)| GeneralizedAttention {
+        num_heads,
+        stages,
+        over_queries,
+    })
+}
+
+fn over_queries() -> impl Strategy<Value = Option<Reduction>> {
+    proptest::option::of(proptest::sample::select(&Reduction::ALL[..]))
 }
 
 fn kind() -> BoxedStrategy<StepKind> {
@@ -112,10 +138,11 @@ fn kind() -> BoxedStrategy<StepKind> {
             .prop_map(|(matrix, activation)| StepKind::Linear { matrix, activation }),
         attention().prop_map(StepKind::Attention),
         attention().prop_map(StepKind::PackedAttention),
+        generalized_attention().prop_map(StepKind::GeneralizedAttention),
         proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
-        Just(StepKind::Softmax),
+        any::<u32>().prop_map(|axis| StepKind::Softmax { axis }),
         (
             proptest::sample::select(&Reduction::ALL[..]),
             any::<u32>(),

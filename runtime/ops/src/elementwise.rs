@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use crate::call::{Call, OpResult};
 use crate::layout::{broadcast_shapes, expand};
-use crate::{Attribute, Attributes, DType, Operator, Tensor, evaluate};
+use crate::{Attribute, Attributes, DType, Operator, Tensor, TensorView, evaluate};
 
 /// Instructions of the longest body.
 pub const MAX_INSTRUCTIONS: usize = 64;
@@ -459,13 +459,24 @@ pub(crate) fn elementwise(call: &Call<'_>) -> OpResult {
     let views = call.all_operands()?;
     let bad = |m| call.attribute_error("body", m);
     let body = Body::parse(call.strs("body")).map_err(bad)?;
-    let dtypes: Vec<DType> = views.iter().map(|v| v.dtype()).collect();
-    let types = body.types(&dtypes).map_err(bad)?;
     let shapes: Vec<&[usize]> = views.iter().map(|v| v.shape()).collect();
     let shape = broadcast_shapes(call, &shapes)?;
+    compute(call, &body, &views, &shape)
+}
+
+/// The result of a body in `shape`, to which operands broadcast.
+pub(crate) fn compute(
+    call: &Call<'_>,
+    body: &Body,
+    views: &[TensorView<'_>],
+    shape: &[usize],
+) -> OpResult {
+    let dtypes: Vec<DType> = views.iter().map(|v| v.dtype()).collect();
+    let types = body.types(&dtypes);
+    let types = types.map_err(|m| call.attribute_error("body", m))?;
     let mut results: Vec<Tensor> = Vec::new();
     for (instruction, &(dtype, result)) in body.instructions().iter().zip(&types) {
-        call.size(&shape, result)?;
+        call.size(shape, result)?;
         let numbers: Vec<Option<Tensor>> = (instruction.arguments.iter())
             .map(|a| match a {
                 Argument::Number(v) => {
@@ -491,7 +502,7 @@ pub(crate) fn elementwise(call: &Call<'_>) -> OpResult {
         return Ok(last);
     }
     let data = with_elements!(last.view().data(), v => {
-        crate::Element::into_data(expand(v, last.shape(), &shape))
+        crate::Element::into_data(expand(v, last.shape(), shape))
     });
-    Ok(Tensor::try_new(shape, data).expect("expanded to the shape"))
+    Ok(Tensor::try_new(shape.to_vec(), data).expect("expanded to the shape"))
 }

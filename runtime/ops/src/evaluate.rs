@@ -3,8 +3,8 @@
 use crate::call::{Call, OpResult, OpResults};
 use crate::{
     Attributes, OpError, Operator, Tensor, TensorView, attention, binary, cast, conv, dft, einsum,
-    elementwise, generate, index, lancet, matmul, microsoft, norm, packed, pool, quant, reduce,
-    resize, rnn, shape, unary,
+    elementwise, generalized, generate, index, lancet, matmul, microsoft, norm, packed, pool,
+    quant, reduce, resize, rnn, shape, unary,
 };
 
 /// Evaluates `op` on `operands`; `None` is an absent optional operand. Gives `n_results` results.
@@ -158,7 +158,8 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::IntegerLinear => one(quant::integer_linear(call)),
         Operator::FromSparse => one(generate::from_sparse(call)),
         Operator::EmbeddingLookup => one(lancet::embedding_lookup(call)),
-        Operator::ScaledDotProductAttention => one(lancet::scaled_dot_product_attention(call)),
+        Operator::ScaledDotProductAttention => lancet::scaled_dot_product_attention(call),
+        Operator::GeneralizedAttention => generalized::generalized_attention(call),
         Operator::Elementwise => one(elementwise::elementwise(call)),
         Operator::TokenPacking => packed::token_packing(call),
         Operator::PackedAttention => one(packed::packed_attention(call)),

@@ -1,11 +1,12 @@
 //! Operators of the Lancet domain, which passes raise from ONNX graphs.
 
-use crate::call::{Call, OpResult};
+use crate::call::{Call, OpResult, OpResults};
 use crate::layout::{
     broadcast_shapes, broadcast_strides, expand, expect_broadcasts_to, for_each_index, product,
 };
 use crate::matmul::{Matrix, multiply, multiply_unrounded};
 use crate::norm::softmax_in_place;
+use crate::probabilities::Probabilities;
 use crate::quant::dequantize_alike;
 use crate::special::{gelu, gelu_tanh, sigmoid};
 use crate::{AttentionRounding, DType, Data, OpError, TensorView};
@@ -182,10 +183,12 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
 ///   `probability_rounding` a probability. What is rounded is an `f32`.
 /// * `exact_keys`: with at most so many keys, every sum of whole numbers in the second product is one that `f32` has. It
 ///   changes nothing here, where sums of bytes are wider.
-/// * Result: `f32[b, sq, hidden_v]`.
+/// * Result 0: `f32[b, sq, hidden_v]`.
+/// * Result 1, optional: the probabilities that the values are weighted with: `f32[b, num_heads, sq, sk]` where `probabilities` is
+///   `each`; their sum over queries, `f32[b, num_heads, sk]`, where it is `sum`, and their mean where it is `mean`.
 ///
-/// Memory is linear in `sq` and in `sk`.
-pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
+/// Memory beside the results is linear in `sq` and in `sk`.
+pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResults {
     let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
     let data = [
         call.slice::<f32>(0)?,
@@ -268,8 +271,12 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
     };
     let rounding = call.attention_rounding()?;
     let mut out = vec![0.0f32; size];
-    if size == 0 || sk == 0 {
-        return call.tensor(&shape, out);
+    let mut observed = Probabilities::new(call, scores_shape)?;
+    if b == 0 || sq == 0 || sk == 0 || (size == 0 && observed.is_none()) {
+        let observed = observed.map(|o| o.finish(call)).transpose()?;
+        return Ok(std::iter::once(call.tensor(&shape, out)?)
+            .chain(observed)
+            .collect());
     }
     let by_query = Positions::new(call, 7, [b, h, sq], sq + sk)?;
     let by_key = Positions::new(call, 9, [b, h, sk], sq + sk)?;
@@ -305,9 +312,17 @@ pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResult {
                 }
                 score * scale + added
             },
+            |head, row, p| {
+                if let Some(observed) = &mut observed {
+                    observed.add(item * h + head, row, p);
+                }
+            },
         );
     }
-    call.tensor(&shape, out)
+    let observed = observed.map(|o| o.finish(call)).transpose()?;
+    Ok(std::iter::once(call.tensor(&shape, out)?)
+        .chain(observed)
+        .collect())
 }
 
 /// Numbers for each query or key of attention, one of which is taken by the distance of query and key.
@@ -375,13 +390,15 @@ const ROWS: usize = 64;
 
 /// Attention of one sequence with at least one key: rows of `q`, `k`, `v` are its tokens, `h` heads are slices of each.
 ///
-/// `score(head, query, key, product)` is what the softmax is over.
+/// `score(head, query, key, product)` is what the softmax is over; `observe(head, query, probabilities)` is shown what values are
+/// weighted with.
 pub(crate) fn attend(
     [q, k, v]: [&[f32]; 3],
     [sq, sk, h]: [usize; 3],
     rounding: &AttentionRounding,
     out: &mut [f32],
     score: impl Fn(usize, usize, usize, f64) -> f64,
+    mut observe: impl FnMut(usize, usize, &[f32]),
 ) {
     let (hidden, hidden_v) = (k.len() / sk, v.len() / sk);
     let (d, dv) = (hidden / h, hidden_v / h);
@@ -407,6 +424,9 @@ pub(crate) fn attend(
         let weights: Vec<f32> = (scores.iter())
             .map(|&p| rounding.probability(p as f32))
             .collect();
+        for (row, p) in weights.chunks_exact(sk).enumerate() {
+            observe(head, first + row, p);
+        }
         let value = Matrix::row_major(&v[head * dv..], hidden_v);
         let result = multiply([rows, dv, sk], Matrix::row_major(&weights, sk), value);
         if dv != 0 {

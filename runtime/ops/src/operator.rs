@@ -583,14 +583,22 @@ operators! {
         scales: Floats = Optional,
         zero_points: Ints = Optional,
     },
-    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 11) (1, 1) {
+    ScaledDotProductAttention "scaled_dot_product_attention" Lancet "ScaledDotProductAttention" (3, 11) (1, 2) {
         num_heads: Int = Required,
         scale: Float = Required,
         masked_value: Float = Float(-3.402_823_5e38),
+        probabilities: Str = Str("each"),
         score_rounding: Floats = Optional,
         masked_score_rounding: Floats = Optional,
         probability_rounding: Floats = Optional,
         exact_keys: Int = Optional,
+    },
+    GeneralizedAttention "generalized_attention" Lancet "GeneralizedAttention" (3, MANY) (1, 2) {
+        num_heads: Int = Required,
+        probabilities: Str = Str("each"),
+        score: Strs = Optional,
+        weight: Strs = Optional,
+        probability: Strs = Optional,
     },
     Elementwise "elementwise" Lancet "Elementwise" (1, MANY) (1, 1) {
         body: Strs = Required,

@@ -115,6 +115,7 @@ pub(crate) fn packed_attention(call: &Call<'_>) -> OpResult {
             &rounding,
             &mut out[queries.start * hidden_v..queries.end * hidden_v],
             |_, _, key, score| score * scale + mask[keys.start + key],
+            |_, _, _| {},
         );
     }
     call.tensor(&shape, out)

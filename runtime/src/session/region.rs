@@ -31,7 +31,7 @@ impl Session {
     ) -> Result<(), RuntimeError> {
         let program = &model.shared.program;
         let mut regions = self.sessions_of(model, step);
-        let (_, rest) = self.arena.split(0..0);
+        let (_, rest) = self.arena.split([0..0, 0..0]);
         let reads = Reads {
             model,
             binding: &self.binding,

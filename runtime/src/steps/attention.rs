@@ -5,19 +5,26 @@
 //! of the output. Otherwise they go to memory between the loops, `[sequence][head][feature][query]`, and a second loop moves
 //! them.
 //!
+//! Probabilities that something reads beside the values are a second result ([`shown`]), written by the task of a head as it goes
+//! through its queries.
+//!
 //! Sequences are ranges of tokens. In a padded batch they are of one length, known when the step is bound; packed ones are
 //! given as data.
 
 mod heads;
+mod shown;
+mod stages;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lancet_artifact::{AttentionParameters, KernelSpec};
+use lancet_artifact::{AttentionParameters, GeneralizedAttention, KernelSpec};
 use lancet_ops::{AttentionRounding, Rounding, TensorView, place_of};
 
 pub(super) use self::heads::softmax;
+use self::shown::Shown;
+use self::stages::Stages;
 use crate::jit::{AttentionTile, KEYS, Kernel, QUERIES, ROWS};
 use crate::panels::PanelShape;
 use crate::pool::{Groups, Parts, Pieces};
@@ -57,6 +64,10 @@ pub(crate) struct Attention {
     sequences: Mutex<Sequences>,
     /// Features of each head in each panel of the output.
     outputs: Parts,
+    /// The second result, if there is one.
+    shown: Option<Shown>,
+    /// What makes probabilities of products, if that is not softmax.
+    stages: Option<Stages>,
     /// All of a tile at once, where no bias comes in between.
     tile: Option<Kernel>,
     product: Option<Kernel>,
@@ -103,6 +114,7 @@ struct Memory {
     context: Range<usize>,
     mask: Range<usize>,
     state: Range<usize>,
+    stages: Range<usize>,
 }
 
 impl Attention {
@@ -110,20 +122,8 @@ impl Attention {
         sizes: &Sizes<'_>,
         parameters: &AttentionParameters,
     ) -> Result<Attention, String> {
-        let [q, k, v] = [0, 1, 2].map(|i| sizes.required(i));
-        let (out, n_heads) = (sizes.output(), parameters.num_heads as usize);
-        let (sq, sk, sv, so) = (
-            sizes.shape(q),
-            sizes.shape(k),
-            sizes.shape(v),
-            sizes.shape(out),
-        );
-        if sk[..2] != sv[..2] || sq[0] != sk[0] || so[..2] != sq[..2] {
-            return Err(format!(
-                "shapes {sq:?}, {sk:?}, {sv:?} and {so:?} do not fit"
-            ));
-        }
-        let [batch, seq_q, seq_k] = [sq[0], sq[1], sk[1]];
+        let n_heads = parameters.num_heads as usize;
+        let [batch, seq_q, seq_k] = padded(sizes)?;
         let mask = sizes.input(3);
         if let Some(mask) = mask
             && sizes.shape(mask) != [batch, seq_k]
@@ -178,14 +178,7 @@ impl Attention {
         };
         let positions = [positions(7, seq_q)?, positions(9, seq_k)?];
         let mut step = Attention::new(sizes, parameters, mask, None)?;
-        let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
-        let mut sequences = Sequences {
-            queries: of_length(seq_q),
-            keys: of_length(seq_k),
-            ..Sequences::default()
-        };
-        step.lay_out(&mut sequences)?;
-        step.sequences = Mutex::new(sequences);
+        step.of_length([batch, seq_q, seq_k])?;
         let by_pair = bias.is_some() || relative.is_some() || positions.iter().any(Option::is_some);
         if !by_pair && query_mask.is_none() {
             step.tile = sizes.kernel(step.tile_spec());
@@ -195,10 +188,38 @@ impl Attention {
                 step.softmax = sizes.kernel(KernelSpec::AttentionSoftmax);
             }
         }
+        step.shown = Shown::bind(
+            sizes,
+            [batch, n_heads, seq_q, seq_k],
+            parameters.over_queries,
+        )?;
         step.bias = bias;
         step.relative = relative;
         step.query_mask = query_mask;
         step.positions = positions;
+        Ok(step)
+    }
+
+    /// Attention whose probabilities are made in stages.
+    pub(super) fn bind_generalized(
+        sizes: &Sizes<'_>,
+        parameters: &GeneralizedAttention,
+    ) -> Result<Attention, String> {
+        let lengths @ [batch, seq_q, seq_k] = padded(sizes)?;
+        let shape = [batch, parameters.num_heads as usize, seq_q, seq_k];
+        let products = AttentionParameters {
+            num_heads: parameters.num_heads,
+            scale: 1.0,
+            masked_value: f32::MIN,
+            rounding: [None; 3],
+            exact_keys: None,
+            over_queries: parameters.over_queries,
+        };
+        let mut step = Attention::new(sizes, &products, None, None)?;
+        step.stages = Some(Stages::bind(sizes, parameters, &shape)?);
+        step.of_length(lengths)?;
+        step.shown = Shown::bind(sizes, shape, parameters.over_queries)?;
+        step.product = sizes.kernel(KernelSpec::AttentionProduct);
         Ok(step)
     }
 
@@ -269,11 +290,26 @@ impl Attention {
             starts,
             sequences: Mutex::default(),
             outputs: Parts::new(outputs),
+            shown: None,
+            stages: None,
             tile: None,
             product: None,
             softmax: None,
             flops: AtomicU64::new(0),
         })
+    }
+
+    /// Takes a batch of sequences of one length.
+    fn of_length(&mut self, [batch, seq_q, seq_k]: [usize; 3]) -> Result<(), String> {
+        let of_length = |n: usize| (0..batch).map(|i| i * n..(i + 1) * n).collect();
+        let mut sequences = Sequences {
+            queries: of_length(seq_q),
+            keys: of_length(seq_k),
+            ..Sequences::default()
+        };
+        self.lay_out(&mut sequences)?;
+        self.sequences = Mutex::new(sequences);
+        Ok(())
     }
 
     fn tile_spec(&self) -> KernelSpec {
@@ -291,7 +327,8 @@ impl Attention {
     fn lay_out(&self, sequences: &mut Sequences) -> Result<(), String> {
         let (queries, keys) = (&sequences.queries, &sequences.keys);
         let most_keys = keys.iter().map(Range::len).max().unwrap_or(0);
-        sequences.memory = Memory::new(most_keys, self.d);
+        let of_stages = self.stages.as_ref().map_or(0, |s| s.n_elements(most_keys));
+        sequences.memory = Memory::new(most_keys, self.d, of_stages);
         sequences.in_singles = most_keys as u64 <= self.exact_keys;
         let (out, dv) = (&self.shapes[3], self.d[1]);
         sequences.aligned = (queries.iter()).all(|q| q.is_empty() || q.start % out.width == 0);
@@ -394,7 +431,7 @@ impl Attention {
     pub(super) fn run(
         &self,
         reads: &Reads<'_>,
-        out: &mut [f32],
+        [out, second]: [&mut [f32]; 2],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
         let mut sequences = self
@@ -411,36 +448,47 @@ impl Attention {
         }
         let sequences = &*sequences;
         let per_thread = workers.scratch;
-        let head = |task: usize, thread: usize, mut contexts: Pieces<'_, f32>| {
-            let of @ [item, _] = [task / self.n_heads, task % self.n_heads];
-            if sequences.queries[item].is_empty() || self.d[1] == 0 {
-                return;
-            }
-            if sequences.keys[item].is_empty() {
-                (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
-                return;
-            }
-            let mut floats = scratch(per_thread, thread, sequences.memory.len());
-            let start = floats.as_ptr().align_offset(64).min(LINE);
-            let floats = &mut floats[start..];
-            match &self.tile {
-                Some(kernel) if sequences.in_singles => {
-                    self.head_by_kernel(kernel, reads, sequences, of, floats, &mut contexts)
+        let no_parts = Parts::default();
+        let shown_parts = self.shown.as_ref().map_or(&no_parts, Shown::parts);
+        if let Some(shown) = &self.shown {
+            shown.begin(second);
+        }
+        let head =
+            |task: usize, thread: usize, mut contexts: Pieces<'_, f32>, of_head: &mut [f32]| {
+                let of @ [item, _] = [task / self.n_heads, task % self.n_heads];
+                if sequences.queries[item].is_empty() || self.d[1] == 0 {
+                    return;
                 }
-                _ => self.head(reads, sequences, of, floats, &mut contexts),
-            }
-        };
+                if sequences.keys[item].is_empty() {
+                    (0..contexts.len()).for_each(|i| contexts.piece(i).fill(0.0));
+                    return;
+                }
+                let mut floats = scratch(per_thread, thread, sequences.memory.len());
+                let start = floats.as_ptr().align_offset(64).min(LINE);
+                let floats = &mut floats[start..];
+                let mut results = (&mut contexts, &mut *of_head);
+                match &self.tile {
+                    Some(kernel) if sequences.in_singles => {
+                        self.head_by_kernel(kernel, reads, sequences, of, floats, &mut results)
+                    }
+                    _ => self.head(reads, sequences, of, floats, &mut results),
+                }
+                if let Some(shown) = &self.shown {
+                    shown.finish(of_head);
+                }
+            };
+        let shown = (shown_parts, second);
         if sequences.aligned {
             workers
                 .team
-                .for_each_group(&sequences.contexts, out, head)?;
+                .for_each_group((&sequences.contexts, out), shown, head)?;
             return Ok(());
         }
         let contexts = &mut *workers.between;
         if contexts.len() < sequences.n_between {
             contexts.resize(sequences.n_between, 0.0);
         }
-        (workers.team).for_each_group(&sequences.contexts, contexts, head)?;
+        (workers.team).for_each_group((&sequences.contexts, contexts), shown, head)?;
         let contexts = &contexts[..sequences.n_between];
         let shape = &self.shapes[3];
         workers
@@ -472,6 +520,16 @@ impl Attention {
     }
 }
 
+/// Sequences, queries and keys of a padded batch.
+fn padded(sizes: &Sizes<'_>) -> Result<[usize; 3], String> {
+    let [q, k, v] = [0, 1, 2].map(|i| sizes.shape(sizes.required(i)));
+    let out = sizes.shape(sizes.output());
+    if k[..2] != v[..2] || q[0] != k[0] || out[..2] != q[..2] {
+        return Err(format!("shapes {q:?}, {k:?}, {v:?} and {out:?} do not fit"));
+    }
+    Ok([q[0], q[1], k[1]])
+}
+
 /// The ranges of `n_tokens` tokens that begin at these starts.
 fn read_ranges(
     starts: TensorView<'_>,
@@ -496,8 +554,8 @@ fn read_ranges(
     Ok(())
 }
 impl Memory {
-    /// For `seq_k` keys, and heads of `d` features in queries and keys and `dv` in values.
-    fn new(seq_k: usize, [d, dv]: [usize; 2]) -> Memory {
+    /// For `seq_k` keys, heads of `d` features in queries and keys and `dv` in values, and so much for stages.
+    fn new(seq_k: usize, [d, dv]: [usize; 2], of_stages: usize) -> Memory {
         // The product kernel reads and writes rows in groups.
         let rows = |n: usize| n.next_multiple_of(ROWS);
         let mut end = 0;
@@ -515,12 +573,13 @@ impl Memory {
             context: take(rows(dv) * QUERIES),
             mask: take(seq_k.next_multiple_of(KEYS)),
             state: take(AttentionTile::STATE),
+            stages: take(of_stages),
         }
     }
 
     /// Elements, with what may be lost to begin at a cache line.
     fn len(&self) -> usize {
-        self.state.end + LINE
+        self.stages.end + LINE
     }
 
     /// Elements from one feature of the keys to the next.

@@ -71,7 +71,7 @@ enum Form {
 }
 
 /// Whether a kernel can compute the body: it knows f32, and booleans as 0 and 1.
-fn has_kernel(body: &Body, operands: &[DType]) -> bool {
+pub(super) fn has_kernel(body: &Body, operands: &[DType]) -> bool {
     let Ok(types) = body.types(operands) else {
         return false;
     };

@@ -104,6 +104,11 @@ impl Sizes<'_> {
         self.shared.program.plan.steps[self.step].outputs[0] as usize
     }
 
+    fn second_output(&self) -> Option<usize> {
+        let outputs = &self.shared.program.plan.steps[self.step].outputs;
+        outputs.get(1).map(|&v| v as usize)
+    }
+
     fn shape(&self, v: usize) -> &[usize] {
         &self.binding.shapes[v]
     }
@@ -244,6 +249,10 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             let step = attention::Attention::bind(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }
+        StepKind::GeneralizedAttention(parameters) => {
+            let step = attention::Attention::bind_generalized(sizes, parameters)?;
+            Bound::Attention(Box::new(step))
+        }
         StepKind::PackedAttention(parameters) => {
             let step = attention::Attention::bind_packed(sizes, parameters)?;
             Bound::Attention(Box::new(step))
@@ -257,7 +266,9 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::Elementwise(elementwise::Elementwise::bind(sizes, body)?)
         }
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
-        StepKind::Softmax => Bound::Softmax(softmax::Softmax::bind(sizes)?),
+        StepKind::Softmax { axis } => {
+            Bound::Softmax(softmax::Softmax::bind(sizes, *axis as usize)?)
+        }
         StepKind::Reduce { reduction, axes } => {
             Bound::Reduce(reduce::Reduce::bind(sizes, *reduction, axes)?)
         }
@@ -285,11 +296,11 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
 }
 
 impl Bound {
-    /// Runs the step; every element of `out` that belongs to a token is written.
+    /// Runs the step; every element of its results that belongs to a token is written.
     pub(crate) fn run(
         &self,
         reads: &Reads<'_>,
-        out: &mut [u8],
+        [out, second]: [&mut [u8]; 2],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
         match self {
@@ -300,8 +311,10 @@ impl Bound {
             Bound::Assemble(step) => return step.run(reads, out, workers),
             _ => {}
         }
-        let out =
-            bytemuck::try_cast_slice_mut(out).expect("buffers are aligned and steps write dwords");
+        let dwords = |bytes| {
+            bytemuck::try_cast_slice_mut(bytes).expect("buffers are aligned and steps write dwords")
+        };
+        let out = dwords(out);
         match self {
             Bound::ToPanels(step) => step.run(reads, out, workers),
             Bound::EmbeddingLookup(step) => step.run(reads, out, workers),
@@ -310,7 +323,7 @@ impl Bound {
             Bound::IntegerLinear(step) => step.run(reads, out, workers),
             Bound::Vertical(step) => step.run(reads, out, workers),
             Bound::Range(step) => step.run(reads, out, workers),
-            Bound::Attention(step) => step.run(reads, out, workers),
+            Bound::Attention(step) => step.run(reads, [out, dwords(second)], workers),
             Bound::FromPanels(_)
             | Bound::Elementwise(_)
             | Bound::Reduce(_)

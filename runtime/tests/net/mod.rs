@@ -272,6 +272,7 @@ impl Net {
             masked_value: f32::MIN,
             rounding: [None; 3],
             exact_keys: None,
+            over_queries: None,
         });
         self.step(kind, &inputs, &shape, Layout::Panels, meaning)
     }

@@ -1,11 +1,12 @@
 //! Attention in its three spellings (ONNX, `com.microsoft`, Lancet), rotary embeddings, and the operators that passes raise.
 
-use lancet_ops::DType;
+use lancet_ops::generalized::{STAGES, stages};
+use lancet_ops::{Attribute, DType, OverQueries};
 
 use super::broadcast::agree;
 use super::call::{Call, Class, Many, One};
 use super::elements::value;
-use crate::{Dim, IrError};
+use crate::{Dim, IrError, ValueInfo};
 
 /// A positive count given by attribute `name`.
 fn count(call: &Call<'_>, name: &str) -> Result<i64, IrError> {
@@ -325,8 +326,8 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
 
 /// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias, relative_bias,
 /// query_mask[b, sq], query_positions[b, heads, sq, _], query_index[sq + sk], key_positions[b, heads, sk, _],
-/// key_index[sq + sk]` give `[b, sq, hidden_v]`.
-pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
+/// key_index[sq + sk]` give `[b, sq, hidden_v]`, and what is shown of the probabilities `[b, heads, sq, sk]`.
+pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
     for i in [0, 1, 2, 4, 5, 7, 9] {
         call.expect_dtype(i, DType::F32)?;
     }
@@ -363,7 +364,50 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> One {
         }
     }
     let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
-    Ok(value(DType::F32, shape, None))
+    let mut results = vec![value(DType::F32, shape, None)];
+    results.extend(probabilities(call, scores)?);
+    Ok(results)
+}
+
+/// `GeneralizedAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v]` and others that broadcast to `[b, heads, sq, sk]`
+/// give `[b, sq, hidden_v]`, and what is shown of the probabilities.
+pub(super) fn generalized_attention(call: &Call<'_>) -> Many {
+    for i in 0..3 {
+        call.expect_dtype(i, DType::F32)?;
+    }
+    let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
+    let [_, _, hidden_v] = call.dims::<3>(2)?;
+    call.expect_shape(1, &[b.clone(), sk.clone(), hidden.clone()])?;
+    call.expect_shape(2, &[b.clone(), sk.clone(), hidden_v.clone()])?;
+    let n = count(call, "num_heads")?;
+    head_size(call, 0, hidden, n)?;
+    head_size(call, 2, hidden_v, n)?;
+    let scores = [b.clone(), Dim::fixed(n), sq.clone(), sk.clone()];
+    let mut others = Vec::new();
+    for i in 3..call.n_operands() {
+        others.push(call.operand(i)?.ty.dtype);
+        call.expect_broadcasts_to(i, &scores)?;
+    }
+    let lines = STAGES.map(|name| match call.attribute(name) {
+        Some(Attribute::Strs(lines)) => lines.as_slice(),
+        _ => &[],
+    });
+    stages(lines, &others).map_err(|m| call.error(m))?;
+    let shape = vec![b.clone(), sq.clone(), hidden_v.clone()];
+    let mut results = vec![value(DType::F32, shape, None)];
+    results.extend(probabilities(call, scores)?);
+    Ok(results)
+}
+
+/// The second result of attention, if it gives one.
+fn probabilities(call: &Call<'_>, [b, h, sq, sk]: [Dim; 4]) -> Result<Option<ValueInfo>, IrError> {
+    let name = call.str("probabilities");
+    let shape = match OverQueries::from_name(name) {
+        Some(OverQueries::Each) => vec![b, h, sq, sk],
+        Some(OverQueries::Sum | OverQueries::Mean) => vec![b, h, sk],
+        None => return Err(call.attribute_error("probabilities", format!("unknown `{name}`"))),
+    };
+    Ok((call.n_results == 2).then(|| value(DType::F32, shape, None)))
 }
 
 /// `TokenPacking`: how many tokens of `mask[n, s]` are computed is not known; they start at `i64[n]`.

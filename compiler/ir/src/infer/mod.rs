@@ -274,7 +274,10 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::IntegerLinear => quantize::integer_linear(call),
         O::FromSparse => index::from_sparse(call),
         O::EmbeddingLookup => attention::embedding_lookup(call),
-        O::ScaledDotProductAttention => attention::scaled_dot_product_attention(call),
+        O::ScaledDotProductAttention => {
+            return attention::scaled_dot_product_attention(call);
+        }
+        O::GeneralizedAttention => return attention::generalized_attention(call),
         O::TokenPacking => return attention::token_packing(call),
         O::PackedAttention => attention::packed_attention(call),
         O::Elementwise => elementwise::body(call),

@@ -283,6 +283,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::FromSparse => from_sparse(r),
         O::EmbeddingLookup => embedding_lookup(r),
         O::ScaledDotProductAttention => scaled_dot_product_attention(r),
+        O::GeneralizedAttention => generalized_attention(r),
         O::TokenPacking => token_packing(r),
         O::PackedAttention => packed_attention(r),
         O::Elementwise => elementwise(r),

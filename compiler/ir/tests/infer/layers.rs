@@ -274,11 +274,50 @@ pub(crate) fn scaled_dot_product_attention(r: &mut Random) -> Case {
             case.operands[i + 1] = None;
         }
     }
+    let shown = ["each", "sum", "mean"][r.below(3)];
     (3..7)
         .fold(case, |case, i| case.without(r, i))
+        .results(1 + r.below(2))
         .int("num_heads", h as i64)
         .set("scale", Attribute::Float(0.5))
+        .set("probabilities", Attribute::Str(shown.to_owned()))
         .rounding(r)
+}
+
+pub(crate) fn generalized_attention(r: &mut Random) -> Case {
+    let (b, sq, sk, h, d, dv) = (
+        r.positive(),
+        r.size(),
+        r.size(),
+        r.positive(),
+        r.positive(),
+        r.positive(),
+    );
+    let (factor, kept) = (r.narrowed(&[b, h, sq, sk]), r.narrowed(&[b, h, sq, sk]));
+    let operands = vec![
+        f32s(r, &[b, sq, h * d]),
+        f32s(r, &[b, sk, h * d]),
+        f32s(r, &[b, sk, h * dv]),
+        f32s(r, &factor),
+        r.tensor(DType::Bool, &kept),
+    ];
+    let shown = ["each", "sum", "mean"][r.below(3)];
+    let stages = [
+        ("score", vec!["mul x0 0.5", "where x3 v0 -9.0"]),
+        ("weight", vec!["sub x0 x1", "exp v0", "mul v1 x2"]),
+        ("probability", vec!["add x1 1.0", "div x0 v0"]),
+    ];
+    let case = Case::new(operands)
+        .results(1 + r.below(2))
+        .int("num_heads", h as i64)
+        .set("probabilities", Attribute::Str(shown.to_owned()));
+    stages.into_iter().fold(case, |case, (name, lines)| {
+        let lines = lines.into_iter().map(str::to_owned).collect();
+        match r.below(4) {
+            0 => case,
+            _ => case.set(name, Attribute::Strs(lines)),
+        }
+    })
 }
 
 pub(crate) fn integer_linear(r: &mut Random) -> Case {

@@ -28,7 +28,7 @@ impl Attention {
         sequences: &Sequences,
         [item, head]: [usize; 2],
         floats: &mut [f32],
-        contexts: &mut Pieces<'_, f32>,
+        (contexts, shown): &mut (&mut Pieces<'_, f32>, &mut [f32]),
     ) {
         let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
         let memory = &sequences.memory;
@@ -62,7 +62,9 @@ impl Attention {
             let (operands, tile) = floats.split_at_mut(memory.queries.start);
             let (queries, tile) = tile.split_at_mut(memory.queries.len());
             let (scores, tile) = tile.split_at_mut(memory.scores.len());
-            let (result, mask) = tile.split_at_mut(memory.context.len());
+            let (result, tile) = tile.split_at_mut(memory.context.len());
+            let (mask, tile) = tile.split_at_mut(memory.mask.len());
+            let of_stages = &mut tile[memory.state.len()..];
             let start = queries_of.start + first;
             let features = head * d..(head + 1) * d;
             let b = self.shapes[0].tile(start..start + n, features.clone(), QUERIES);
@@ -90,26 +92,18 @@ impl Attention {
                 scores,
                 self.product.as_ref(),
             );
-            if self.rounding.scores.is_some() {
-                let scores = &mut scores[..seq_k * QUERIES];
-                scores
-                    .iter_mut()
-                    .for_each(|s| *s = self.rounding.product(*s));
-            }
-            let scale = self.add_bias(
-                reads,
-                [item, head, first, n],
-                &mut scores[..seq_k * QUERIES],
-            );
-            let mask = &mask[..seq_k];
-            let scale = self.add_relative(reads, [head, first], scale, mask, scores);
             let of_keys = &mut scores[..seq_k * QUERIES];
-            let at = [item * self.n_heads + head, first];
-            let scale = self.add_positions(reads, sequences, at, scale, of_keys);
-            let mut sums = [0.0; QUERIES];
-            self.softmax(of_keys, mask, scale, &mut sums);
-            self.level_queries(reads, start..start + n, of_keys, &mut sums);
-            self.round_probabilities(of_keys, &mut sums);
+            let at = [item, head, first, n];
+            let sums = match &self.stages {
+                Some(stages) => {
+                    stages.run(reads, at, of_keys, of_stages);
+                    [1.0; QUERIES]
+                }
+                None => self.weigh(reads, sequences, at, &mask[..seq_k], of_keys),
+            };
+            if let Some(to) = &self.shown {
+                to.tile(shown, [first, n], of_keys, &sums);
+            }
             let values = &operands[memory.values.clone()];
             self.product(
                 Strided {
@@ -134,6 +128,32 @@ impl Attention {
         }
     }
 
+    /// Makes products of the `n` queries from `first` on weights, and gives what each query's are to be multiplied with.
+    fn weigh(
+        &self,
+        reads: &Reads<'_>,
+        sequences: &Sequences,
+        at @ [item, head, first, n]: [usize; 4],
+        mask: &[f32],
+        scores: &mut [f32],
+    ) -> [f32; QUERIES] {
+        if self.rounding.scores.is_some() {
+            scores
+                .iter_mut()
+                .for_each(|s| *s = self.rounding.product(*s));
+        }
+        let scale = self.add_bias(reads, at, scores);
+        let scale = self.add_relative(reads, [head, first], scale, mask, scores);
+        let head_of_item = item * self.n_heads + head;
+        let scale = self.add_positions(reads, sequences, [head_of_item, first], scale, scores);
+        let mut sums = [0.0; QUERIES];
+        self.softmax(scores, mask, scale, &mut sums);
+        let start = sequences.queries[item].start + first;
+        self.level_queries(reads, start..start + n, scores, &mut sums);
+        self.round_probabilities(scores, &mut sums);
+        sums
+    }
+
     /// The contexts of one sequence and head, a tile by one call.
     pub(super) fn head_by_kernel(
         &self,
@@ -142,7 +162,7 @@ impl Attention {
         sequences: &Sequences,
         [item, head]: [usize; 2],
         floats: &mut [f32],
-        contexts: &mut Pieces<'_, f32>,
+        (contexts, shown): &mut (&mut Pieces<'_, f32>, &mut [f32]),
     ) {
         let (queries_of, keys_of) = (&sequences.queries[item], &sequences.keys[item]);
         let memory = &sequences.memory;
@@ -203,11 +223,14 @@ impl Attention {
                 self.context_at(sequences, contexts, queries_of.start, first, seq_q);
             if lane + QUERIES <= stride {
                 kernel.attention_tile(&tile, scores, state, (&mut out[lane..], stride));
-                continue;
+            } else {
+                kernel.attention_tile(&tile, scores, state, (result, QUERIES));
+                for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
+                    out[lane..].copy_from_slice(&c[..stride - lane]);
+                }
             }
-            kernel.attention_tile(&tile, scores, state, (result, QUERIES));
-            for (out, c) in (out.chunks_exact_mut(stride)).zip(result.chunks_exact(QUERIES)) {
-                out[lane..].copy_from_slice(&c[..stride - lane]);
+            if let (Some(to), Some(sums)) = (&self.shown, state[QUERIES..].first_chunk()) {
+                to.tile(shown, [first, n], &scores[..seq_k * QUERIES], sums);
             }
         }
     }
