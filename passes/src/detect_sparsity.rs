@@ -34,7 +34,7 @@
 
 use std::collections::HashMap;
 
-use lancet_ir::{Graph, Layout, NodeId, Op, Value, WeightFormat};
+use lancet_ir::{Dim, Graph, Layout, NodeId, Op, Value, WeightFormat};
 use lancet_ops::{Data, Operator};
 
 use crate::analysis::cost::{Kernel, Matrix, choose, choose_kernel};
@@ -57,6 +57,16 @@ impl Pass for DetectSparsity {
         let mut changed = Changed::No;
         for (node, weight) in linear_weights(graph) {
             if let Layout::Packed(_) = graph.ty(weight).layout {
+                continue;
+            }
+            // Packed weights meet token panels, which have a known number of features.
+            let x = graph.operand(node, 0).map_or(&[][..], |x| graph.shape(x));
+            if x.len() < 2 || x.last().and_then(Dim::as_fixed).is_none() {
+                cx.missed(
+                    graph,
+                    node,
+                    "the number of features of its input depends on data",
+                );
                 continue;
             }
             let Some(found) = matrix(graph, weight) else {

@@ -6,6 +6,7 @@
 //! types already.
 
 mod fuse;
+mod schedule;
 mod select;
 mod singles;
 mod weights;
@@ -91,6 +92,7 @@ pub fn lower_into<'g>(
         }
     }
     if errors.is_empty() {
+        schedule::schedule(&mut lowering.plan);
         Ok(lowering.plan)
     } else {
         Err(errors)
