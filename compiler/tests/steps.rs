@@ -11,6 +11,38 @@ fn kinds(text: &str) -> Vec<StepKind> {
 }
 
 #[test]
+fn sizes_are_found_before_they_are_written() {
+    let found = kinds(
+        "graph @g(%x: f32[s]) dims(s, u) {
+           %n = dims [u]
+           %at = non_zero %x : i64[1, u]
+           return %n, %at
+         }",
+    );
+    assert!(
+        matches!(&found[..], [StepKind::Portable { .. }, StepKind::Dims(_)]),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn sizes_that_may_differ_are_found_portably() {
+    for operation in ["add %x, %y", "matmul %x, %y"] {
+        let text = format!(
+            "graph @g(%x: f32[a, 4, 4], %y: f32[b, 4, 4]) dims(a, b) {{
+               %z = {operation}
+               return %z
+             }}"
+        );
+        let found = kinds(&text);
+        assert!(
+            matches!(&found[..], [StepKind::Portable { .. }]),
+            "{operation}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn transpositions_have_a_step() {
     for (operation, expected) in [
         ("transpose %x", [2, 1, 0]),

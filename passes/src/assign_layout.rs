@@ -277,7 +277,8 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
     if let Some(wants) = integers(graph, node, operands) {
         return Some(wants);
     }
-    if !fits(result) {
+    // Steps on panels are given their sizes.
+    if !fits(result) || !graph.sizes_are_known(node) {
         return None;
     }
     match graph.op(node) {

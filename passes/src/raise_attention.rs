@@ -177,7 +177,8 @@ fn raise(
         Err(reason) => return Ok(Err(reason)),
     };
     // Finite biases leave every softmax defined, so the guard does nothing; an infinite one is what it is there for.
-    let finite = bias.is_none() && mask.as_ref().is_none_or(|m| m.masked_value.is_finite());
+    let finite = bias.is_none_or(|bias| is_finite(graph, bias))
+        && mask.as_ref().is_none_or(|m| m.masked_value.is_finite());
     if m.weighted.has_guard && !finite {
         let reason = "a guard against NaN stands after scores that can all be minus infinity";
         return Ok(Err(reason.to_owned()));
@@ -277,6 +278,33 @@ fn raise(
     split(graph, context, output, of_result, &of_output)?;
     Ok(Ok(()))
 }
+
+/// Whether every element is an element of finite constants, for all inputs.
+fn is_finite(graph: &Graph, value: Value) -> bool {
+    let mut open = vec![value];
+    for _ in 0..MOST_BEHIND_BIAS {
+        let Some(value) = open.pop() else {
+            return true;
+        };
+        if let Some(tensor) = graph.constant(value) {
+            let elements = tensor.as_slice::<f32>();
+            if !elements.is_some_and(|x| x.iter().all(|x| x.is_finite())) {
+                return false;
+            }
+            continue;
+        }
+        let choices = match graph.op(value.node) {
+            Op::View(_) | Op::Broadcast(_) | Op::Apply(Operator::Transpose, _) => 0..1,
+            Op::Apply(Operator::Where, _) => 1..3,
+            _ => return false,
+        };
+        open.extend(choices.filter_map(|i| graph.operand(value.node, i)));
+    }
+    false
+}
+
+/// How many values behind a bias are looked at.
+const MOST_BEHIND_BIAS: usize = 32;
 
 /// What of this attention is rounded and exact, for a remark.
 fn describe(rounding: &AttentionRounding, m: &Match) -> String {

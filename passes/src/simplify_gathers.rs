@@ -59,9 +59,22 @@ impl Pass for SimplifyGathers {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let mut found = Vec::new();
+        let bound = graph.input_symbols();
         for node in graph.order() {
             match find(graph, node) {
-                Ok(Some(simple)) => found.push((result(node), simple)),
+                Ok(Some(simple)) => {
+                    // Nothing else may find sizes that the result alone has.
+                    let kept = match &simple {
+                        Simple::View(_, shape) => shape.iter().flat_map(Dim::symbols).collect(),
+                        Simple::Truth(_) => Vec::new(),
+                    };
+                    let mut sizes = graph.shape(result(node)).iter().flat_map(Dim::symbols);
+                    if sizes.all(|s| bound.contains(&s) || kept.contains(&s)) {
+                        found.push((result(node), simple));
+                    } else {
+                        cx.missed(graph, node, "its sizes depend on data");
+                    }
+                }
                 Ok(None) => {}
                 Err(reason) => cx.missed(graph, node, reason),
             }

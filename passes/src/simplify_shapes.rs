@@ -23,13 +23,14 @@
 //! the sizes is those expressions; an elementwise operator broadcasts its operands itself.
 //!
 //! Preconditions: every size of the result is an expression of the operands' sizes and known elements, and a view's
-//! operand has as many elements for all sizes. A size that depends on data leaves the node as it is.
+//! operand has as many elements for all sizes. A size that depends on data leaves the node as it is, unless what finds the size is
+//! needed anyway.
 //!
 //! Numeric effect: exact.
 //!
 //! Source: none; type inference does the work.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use lancet_ir::{Dim, Graph, NodeId, Op, Symbol, Value};
 use lancet_ops::{DType, Operator, Tensor};
@@ -54,7 +55,7 @@ impl Pass for SimplifyShapes {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
         let order = graph.order();
-        let found: Vec<(Value, Simple)> = order
+        let mut found: Vec<(Value, Simple)> = order
             .iter()
             .filter_map(|&node| Some((result(node), find(graph, node)?)))
             .collect();
@@ -66,6 +67,7 @@ impl Pass for SimplifyShapes {
                 cx.missed(graph, node, format!("the sizes of {ty} depend on data"));
             }
         }
+        keep_what_finds_sizes(graph, &mut found);
         let mut rewrites = Rewrites::new();
         for (from, simple) in found {
             apply(graph, &mut rewrites, from, simple)?;
@@ -97,11 +99,11 @@ fn find(graph: &Graph, node: NodeId) -> Option<Simple> {
     let x = graph.operand(node, 0)?;
     match operator {
         Operator::Reshape | Operator::Flatten | Operator::Squeeze | Operator::Unsqueeze => {
-            (same_size(graph.shape(x), graph.shape(value)) && sizes_known(graph, node))
+            (same_size(graph.shape(x), graph.shape(value)) && graph.sizes_are_known(node))
                 .then_some(Simple::View(x))
         }
-        Operator::Expand => sizes_known(graph, node).then_some(Simple::Broadcast(x)),
-        Operator::ConstantOfShape => sizes_known(graph, node).then(|| {
+        Operator::Expand => graph.sizes_are_known(node).then_some(Simple::Broadcast(x)),
+        Operator::ConstantOfShape => graph.sizes_are_known(node).then(|| {
             let scalar = attributes
                 .tensor("value")
                 .and_then(|t| (**t).clone().reshaped(Vec::new()))
@@ -119,18 +121,44 @@ fn symbolic_elements(graph: &Graph, value: Value) -> Option<Vec<Dim>> {
     (symbolic && graph.ty(value).dtype == DType::I64).then(|| elements.to_vec())
 }
 
-/// Whether every symbol in the result's shape comes from the operands and not from the node itself.
-fn sizes_known(graph: &Graph, node: NodeId) -> bool {
-    let mut known: HashSet<Symbol> = HashSet::new();
-    for v in graph.operands(node).into_iter().flatten() {
-        let elements = graph.elements(v).unwrap_or_default();
-        known.extend(graph.shape(v).iter().chain(elements).flat_map(Dim::symbols));
+/// Leaves out of `found` what reads the size of a value that nothing else needs, if that size depends on data: the value would
+/// not be computed any more, and its size not be known.
+fn keep_what_finds_sizes(graph: &Graph, found: &mut Vec<(Value, Simple)>) {
+    let bound = graph.input_symbols();
+    loop {
+        let simple: HashMap<NodeId, &Simple> = found.iter().map(|(v, s)| (v.node, s)).collect();
+        let mut needed = HashSet::new();
+        let mut known = bound.clone();
+        let mut open: Vec<NodeId> = graph.outputs().iter().map(|o| o.value.node).collect();
+        while let Some(node) = open.pop() {
+            if !needed.insert(node) {
+                continue;
+            }
+            match simple.get(&node) {
+                Some(Simple::Dims(_) | Simple::Splat(_)) => {}
+                Some(Simple::View(x) | Simple::Broadcast(x)) => open.push(x.node),
+                None => {
+                    open.extend(graph.operands(node).into_iter().flatten().map(|v| v.node));
+                    known.extend(graph.sizes_found_by(node));
+                }
+            }
+        }
+        let n_found = found.len();
+        found.retain(|(value, simple)| {
+            let (sizes, kept): (&[Dim], &[Dim]) = match simple {
+                Simple::Dims(dims) => (dims, &[]),
+                Simple::Splat(_) => (graph.shape(*value), &[]),
+                Simple::View(x) | Simple::Broadcast(x) => (graph.shape(*value), graph.shape(*x)),
+            };
+            let kept: Vec<Symbol> = kept.iter().flat_map(Dim::symbols).collect();
+            let mut symbols = sizes.iter().flat_map(Dim::symbols);
+            !needed.contains(&value.node)
+                || symbols.all(|s| known.contains(&s) || kept.contains(&s))
+        });
+        if found.len() == n_found {
+            return;
+        }
     }
-    graph
-        .shape(result(node))
-        .iter()
-        .flat_map(Dim::symbols)
-        .all(|s| known.contains(&s))
 }
 
 fn apply(

@@ -437,6 +437,28 @@ impl Graph {
         }
     }
 
+    /// Whether the sizes of the first result follow from sizes of operands, or from those that operands hold.
+    pub fn sizes_are_known(&self, node: NodeId) -> bool {
+        self.sizes_found_by(node).is_empty()
+    }
+
+    /// The sizes of the first result that neither operands have nor what they hold: they are known when the operator has run.
+    pub fn sizes_found_by(&self, node: NodeId) -> HashSet<Symbol> {
+        let sizes = self.shape(Value { node, result: 0 });
+        let mut found: HashSet<Symbol> = sizes.iter().flat_map(Dim::symbols).collect();
+        if found.is_empty() {
+            return found;
+        }
+        for v in self.operands(node).into_iter().flatten() {
+            let held = self.elements(v).unwrap_or_default();
+            let known = self.shape(v).iter().chain(held).flat_map(Dim::symbols);
+            known.for_each(|s| {
+                found.remove(&s);
+            });
+        }
+        found
+    }
+
     /// Nodes that the outputs need, operands before users: a post-order walk from the outputs, operands left to right,
     /// after all inputs in declared order.
     pub fn order(&self) -> Vec<NodeId> {
@@ -464,11 +486,20 @@ impl Graph {
 
     /// Makes every user of `from`, graph outputs included, use `to`.
     ///
+    /// Sizes that depend on data are new symbols wherever they are inferred: a `to` that nothing uses yet takes those of `from`.
+    ///
     /// # Errors
-    /// [`IrError::Replace`] if element types or shapes differ; layouts may.
+    /// [`IrError::Replace`] if element types or shapes differ otherwise; layouts may.
     pub fn replace_all_uses(&mut self, from: Value, to: Value) -> Result<(), IrError> {
         if from == to {
             return Ok(());
+        }
+        if !self.ty(from).same_value(self.ty(to)) && self.users(to).is_empty() {
+            let bound = self.input_symbols();
+            if types_fit(self.ty(from), self.ty(to), &|s| bound.contains(s)) {
+                let shape = self.ty(from).shape.clone();
+                self.nodes[to.node.0].results[to.result as usize].ty.shape = shape;
+            }
         }
         if !self.ty(from).same_value(self.ty(to)) {
             return Err(IrError::Replace {

@@ -151,10 +151,10 @@ fn check_names(graph: &Graph, found: &mut Found) {
             _ => found.rule(Some(node), "is listed as an input"),
         }
     }
-    let mut seen = HashSet::new();
+    let mut named = HashMap::new();
     for output in graph.outputs() {
-        if !seen.insert(&output.name) {
-            found.rule(None, format!("two outputs are named `{}`", output.name));
+        if *named.entry(&output.name).or_insert(output.value) != output.value {
+            found.rule(None, format!("two values are named `{}`", output.name));
         }
     }
 }

@@ -38,9 +38,10 @@ fn names_are_unique() {
     let mut graph = Graph::new("g");
     let ty = || TensorType::fixed(DType::F32, &[2]);
     let x = graph.add_input("x", ty());
-    graph.add_input("x", ty());
+    let other = graph.add_input("x", ty());
     graph.add_output("y", x);
     graph.add_output("y", x);
+    graph.add_output("y", other);
     insta::assert_snapshot!(violations(&graph));
 }
 

@@ -6,6 +6,7 @@
 //! types already.
 
 mod fuse;
+mod schedule;
 mod select;
 mod singles;
 mod weights;
@@ -101,6 +102,7 @@ fn lower_graph<'g>(
         }
     }
     if errors.is_empty() {
+        schedule::schedule(&mut lowering.plan);
         Ok(lowering.plan)
     } else {
         Err(errors)

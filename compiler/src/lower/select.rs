@@ -73,6 +73,12 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
         Op::If { .. } | Op::Loop { .. } => Err(unsupported(graph, node, "runs graphs")),
         Op::Apply(op, attributes) if in_panels => panels(graph, node, *op, attributes, operands),
         Op::Apply(op, attributes) => {
+            let portable = || {
+                step(StepKind::Portable {
+                    operator: op.schema().text.to_owned(),
+                    attributes: plan_attributes(attributes),
+                })
+            };
             if let Some(v) = operands
                 .iter()
                 .flatten()
@@ -80,6 +86,10 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             {
                 let message = format!("takes row-major operands, found {}", graph.ty(*v));
                 return Err(unsupported(graph, node, &message));
+            }
+            // A size that is known only when the operator has run is told by a portable step.
+            if !graph.sizes_are_known(node) {
+                return portable();
             }
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
@@ -95,10 +105,7 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
                 let kind = StepKind::Elementwise { body };
                 return Ok(Selected::Step { kind, operands });
             }
-            step(StepKind::Portable {
-                operator: op.schema().text.to_owned(),
-                attributes: plan_attributes(attributes),
-            })
+            portable()
         }
     }
 }
@@ -147,9 +154,6 @@ fn copy(
     op: Operator,
     attributes: &Attributes,
 ) -> Option<(StepKind, Vec<Option<Value>>)> {
-    if !sizes_are_known(graph, node) {
-        return None;
-    }
     let operands = graph.operands(node);
     let x = operands.first().copied().flatten()?;
     let rank = graph.ty(Value { node, result: 0 }).rank();
@@ -255,25 +259,10 @@ fn reduction(
     }
     let (first, last) = (*axes.first()?, *axes.last()?);
     let neighbours = axes.iter().copied().eq(first..=last);
-    (reduction.takes(x.dtype.name()) && neighbours && sizes_are_known(graph, node)).then(|| {
-        StepKind::Reduce {
-            reduction,
-            axes: first..last + 1,
-        }
+    (reduction.takes(x.dtype.name()) && neighbours).then(|| StepKind::Reduce {
+        reduction,
+        axes: first..last + 1,
     })
-}
-
-/// Whether the sizes of the first result follow from sizes of operands, or from those that operands hold. Another one is known
-/// only when the operator has run.
-fn sizes_are_known(graph: &Graph, node: NodeId) -> bool {
-    let operands = graph.operands(node);
-    let of_operand = |v: &Value| {
-        let held = graph.elements(*v).unwrap_or_default();
-        graph.ty(*v).shape.iter().chain(held).flat_map(Dim::symbols)
-    };
-    let known: Vec<_> = operands.iter().flatten().flat_map(of_operand).collect();
-    let mut result = graph.ty(Value { node, result: 0 }).shape.iter();
-    result.all(|d| d.symbols().iter().all(|s| known.contains(s)))
 }
 
 /// The step of an operator whose result is in token panels.
@@ -423,7 +412,7 @@ fn row_major_elementwise(
         .all(holds);
     let fits = types.iter().all(|t| t.rank() <= result.rank());
     let few = operands.len() <= MAX_OPERANDS;
-    (held && fits && few && sizes_are_known(graph, node)).then_some((body, operands))
+    (held && fits && few).then_some((body, operands))
 }
 
 fn plan_attributes(attributes: &Attributes) -> Vec<(String, PlanAttribute)> {

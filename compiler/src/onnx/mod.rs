@@ -223,14 +223,8 @@ fn build<'a>(
     inputs::add(walk, main, &initializers, &mut scope);
     let wanted: Vec<&str> = main.output.iter().map(|o| o.name.as_str()).collect();
     walk.body(&main.node, initializers, &wanted, &mut scope)?;
-    let mut names = std::collections::HashSet::new();
     for name in wanted {
         let place = Place::new(format!("graph output `{name}`"));
-        if !names.insert(name) {
-            walk.errors
-                .add(&place, Fault::invalid("the name is given twice"));
-            continue;
-        }
         match scope.lookup(name) {
             Some(Binding::Value(value)) => walk.graph.add_output(name, value),
             Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {

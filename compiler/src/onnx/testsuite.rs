@@ -114,20 +114,18 @@ impl DataSet {
                 message: format!("{} tensors for {} values", tensors.len(), names.len()),
             });
         }
+        // A name may stand several times: a model may give one value as several of its outputs.
+        let mut left: Vec<usize> = (0..names.len()).collect();
         let by_name: Option<Vec<usize>> = names
             .iter()
-            .map(|n| tensors.iter().position(|(t, _)| t == n))
-            .collect();
-        let mut slots: Vec<Option<Tensor>> = tensors.into_iter().map(|(_, t)| Some(t)).collect();
-        let order = by_name.unwrap_or_else(|| (0..names.len()).collect());
-        order
-            .into_iter()
-            .map(|i| slots[i].take())
-            .collect::<Option<_>>()
-            .ok_or_else(|| TestSuiteError::Data {
-                path: self.dir.clone(),
-                message: "two values of the model have the same name".to_owned(),
+            .map(|n| {
+                let at = left.iter().position(|&i| tensors[i].0 == *n)?;
+                Some(left.remove(at))
             })
+            .collect();
+        let order = by_name.unwrap_or_else(|| (0..names.len()).collect());
+        let mut slots: Vec<Option<Tensor>> = tensors.into_iter().map(|(_, t)| Some(t)).collect();
+        Ok(order.into_iter().filter_map(|i| slots[i].take()).collect())
     }
 }
 

@@ -86,6 +86,16 @@ fn names() {
 }
 
 #[test]
+fn one_value_may_be_several_outputs() {
+    let model = Model::new(13)
+        .input("x", FLOAT, &[D::N(2)])
+        .node(node("Relu", "x", "y"))
+        .output("y")
+        .output("y");
+    insta::assert_snapshot!(outcome(&model));
+}
+
+#[test]
 fn inputs() {
     let model = Model::new(13)
         .input("negative", FLOAT, &[D::N(-1)])

@@ -1,6 +1,6 @@
 //! Checks that every reference in a plan is to something.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::{Dim, MatrixDesc, Plan, PlanError, Step, StepKind, Storage};
 
@@ -106,7 +106,7 @@ impl Plan {
 
     fn validate_ports(&self) -> Result<(), PlanError> {
         for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
-            let mut seen = HashSet::new();
+            let mut named = HashMap::new();
             for (i, port) in ports.iter().enumerate() {
                 let error = |m: String| PlanError::new(format!("{kind} {i} `{}`", port.name), m);
                 let Some(value) = self.values.get(port.value as usize) else {
@@ -116,7 +116,8 @@ impl Plan {
                         self.values.len()
                     )));
                 };
-                if !seen.insert(&port.name) {
+                // One value may be several outputs.
+                if *named.entry(&port.name).or_insert(port.value) != port.value {
                     return Err(error("the name is repeated".to_owned()));
                 }
                 if kind == "input" && value.storage != Storage::Input(i as u32) {

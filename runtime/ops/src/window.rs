@@ -100,14 +100,12 @@ pub(crate) fn windows(
             };
             let counted = |begin: i64, end: i64| {
                 let room = size + begin + end - extent;
-                if room < 0 {
-                    return (0, begin, end);
+                let mut output = room.div_euclid(stride) + 1;
+                // What is left gives one more window if that begins inside the padded operand, the end's padding left out.
+                if ceil_mode && room.rem_euclid(stride) != 0 && output * stride < size + begin {
+                    output += 1;
                 }
-                let mut output = if ceil_mode { (room as u64).div_ceil(stride as u64) as i64 } else { room / stride } + 1;
-                if ceil_mode && size + begin <= (output - 1) * stride {
-                    output -= 1;
-                }
-                (output, begin, end)
+                (output.max(0), begin, end)
             };
             let (output, pad_begin, pad_end) = match call.str("auto_pad") {
                 "NOTSET" | "" => counted(pads[axis], pads[axis + rank]),

@@ -549,6 +549,23 @@ fn top_k_prefers_the_first_of_equals() {
 }
 
 #[test]
+fn a_window_that_is_rounded_up_begins_inside() {
+    let pool = |x: &[f32]| {
+        let pairs = none()
+            .with("kernel_shape", Attribute::Ints(vec![2]))
+            .with("strides", Attribute::Ints(vec![2]))
+            .with("ceil_mode", Attribute::Int(1));
+        let x = Tensor::new([1, 1, x.len()], x.to_vec());
+        one(Operator::AveragePool, &pairs, &[&x])
+    };
+    let expected = |y: &[f32]| Tensor::new([1, 1, y.len()], y.to_vec());
+    assert_eq!(pool(&[2.0, 4.0, 5.0]), expected(&[3.0, 5.0]));
+    assert_eq!(pool(&[2.0, 4.0]), expected(&[3.0]));
+    assert_eq!(pool(&[2.0]), expected(&[2.0]));
+    assert_eq!(pool(&[]), expected(&[]));
+}
+
+#[test]
 fn cum_sum_excludes_and_reverses() {
     let x = vector(&[1i32, 2, 3]);
     let both = int("exclusive", 1).with("reverse", Attribute::Int(1));

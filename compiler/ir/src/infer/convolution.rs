@@ -59,17 +59,14 @@ fn n_windows(w: &Window<'_>, padding: Padding, rounding: Rounding) -> Option<Dim
     let Some(room) = room.as_fixed() else {
         return room.div_exact(&Dim::fixed(w.stride))?.add(&one);
     };
-    if room < 0 {
-        return Some(Dim::fixed(0));
-    }
-    let mut n = (room / w.stride).checked_add(1)?;
-    if rounding == Rounding::Ceil && room % w.stride != 0 {
+    let mut n = room.div_euclid(w.stride).checked_add(1)?;
+    if rounding == Rounding::Ceil && room.rem_euclid(w.stride) != 0 {
         // The added window must begin inside the padded operand, the end's padding left out.
         let begins_at = n.checked_mul(w.stride)?;
         let inside = w.size.as_fixed()?.checked_add(begin)?;
         n += i64::from(begins_at < inside);
     }
-    Some(Dim::fixed(n))
+    Some(Dim::fixed(n.max(0)))
 }
 
 /// List attribute `name` of `n` elements, each at least `least`, or `n` times the default.

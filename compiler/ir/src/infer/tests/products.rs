@@ -125,6 +125,16 @@ fn windows_slide() {
         ),
         (
             O::AveragePool,
+            &[
+                ("kernel_shape", ints(&[2])),
+                ("ceil_mode", int(1)),
+                ("strides", ints(&[2])),
+            ],
+            &["f32[1, 1, 1]"],
+            "f32[1, 1, 1]",
+        ),
+        (
+            O::AveragePool,
             &[kernel],
             &["f32[b, c, s]"],
             "f32[b, c, s - 2]",
