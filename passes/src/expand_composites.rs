@@ -25,7 +25,7 @@
 //!
 //! Identities: the definitions of `SkipLayerNormalization`, `SkipSimplifiedLayerNormalization`, `SimplifiedLayerNormalization`,
 //! `EmbedLayerNormalization`, `Attention`, `MultiHeadAttention`, `RotaryEmbedding`, `BiasAdd`, `BiasSplitGelu`, `FusedMatMul`,
-//! `MatMulIntegerToFloat` and `DynamicQuantizeMatMul` of `com.microsoft`, and of ONNX's `Attention`, `RotaryEmbedding`,
+//! `FusedGemm`, `MatMulIntegerToFloat` and `DynamicQuantizeMatMul` of `com.microsoft`, and of ONNX's `Attention`, `RotaryEmbedding`,
 //! `QLinearMatMul` and `QLinearConv`. What they become is raised like any other
 //! exporter's spelling, by passes that know none of these operators.
 //!
@@ -126,6 +126,7 @@ fn expansion(graph: &Graph, node: NodeId) -> Option<fn(&mut Parts<'_>) -> Expand
         Operator::MsBiasAdd => bias_add,
         Operator::MsBiasSplitGelu => bias_split_gelu,
         Operator::MsFusedMatMul => fused_matmul,
+        Operator::MsFusedGemm => fused_gemm,
         Operator::MsAttention => attention::contributed,
         Operator::MsMultiHeadAttention => attention::multi_head,
         Operator::Attention => attention::standard,
@@ -383,6 +384,31 @@ fn fused_matmul(p: &mut Parts<'_>) -> Expanded {
     if alpha != 1.0 {
         let alpha = p.scalar("alpha", alpha);
         y = p.apply(Operator::Mul, &[y, alpha])?;
+    }
+    Ok(vec![Some(y)])
+}
+
+fn fused_gemm(p: &mut Parts<'_>) -> Expanded {
+    let activation = match p.attributes.str("activation").unwrap_or_default() {
+        "" => None,
+        "Relu" => Some(Operator::Relu),
+        "Tanh" => Some(Operator::Tanh),
+        "Sigmoid" => Some(Operator::Sigmoid),
+        other => return Err(Declined::Because(format!("its activation is {other}"))),
+    };
+    let mut attributes = p.attributes.clone();
+    for name in [
+        "activation",
+        "activation_alpha",
+        "activation_beta",
+        "activation_gamma",
+    ] {
+        attributes.remove(name);
+    }
+    let op = Op::Apply(Operator::Gemm, attributes);
+    let mut y = result(p.graph.add(op, &p.operands)?);
+    if let Some(activation) = activation {
+        y = p.apply(activation, &[y])?;
     }
     Ok(vec![Some(y)])
 }

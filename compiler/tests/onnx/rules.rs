@@ -1,7 +1,7 @@
 //! One test per rule that brings an older form of an operator to the newest.
 
 use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::tensor_proto::DataType::{FLOAT, INT4, INT64, UINT4, UINT8};
+use onnx_protobuf::tensor_proto::DataType::{FLOAT, INT4, INT64, UINT4, UINT8, UINT16};
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 
 use crate::model::{
@@ -573,6 +573,24 @@ fn lookups_in_blocks_are_written_out() {
         ]
         .join("\n")
     );
+}
+
+#[test]
+fn contributed_quantization_is_the_standard_one() {
+    let model = Model::new(17)
+        .input("x", FLOAT, &[D::N(2)])
+        .tensor(f32s("scale", &[], &[0.5]))
+        .tensor(raw("zero", UINT16, &[], vec![0, 128]))
+        .node(in_domain(
+            "com.microsoft",
+            node("QuantizeLinear", "x scale zero", "q"),
+        ))
+        .node(in_domain(
+            "com.microsoft",
+            node("DequantizeLinear", "q scale zero", "y"),
+        ))
+        .output("y");
+    insta::assert_snapshot!(outcome(&model));
 }
 
 #[test]

@@ -17,6 +17,9 @@ type Rule = fn(Lowering<'_, '_>) -> Results;
 
 /// The operators that are written out, in order of their names.
 const RULES: &[(&str, Rule)] = &[
+    ("DequantizeLinear", |l| {
+        l.finish_as(Operator::DequantizeLinear)
+    }),
     ("ExpandDims", expand_dims),
     ("FusedConv", fused_conv),
     ("GatherBlockQuantized", gather_block_quantized),
@@ -37,6 +40,7 @@ const RULES: &[(&str, Rule)] = &[
     ("QLinearSigmoid", quantize::elementwise),
     ("QLinearSoftmax", quantize::softmax),
     ("QLinearWhere", quantize::choose),
+    ("QuantizeLinear", |l| l.finish_as(Operator::QuantizeLinear)),
     ("Range", |l| l.finish_as(Operator::Range)),
     ("Trilu", |l| l.finish_as(Operator::Trilu)),
 ];
