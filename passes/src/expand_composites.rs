@@ -24,15 +24,17 @@
 //! ```
 //!
 //! Identities: the definitions of `SkipLayerNormalization`, `SkipSimplifiedLayerNormalization`, `SimplifiedLayerNormalization`,
-//! `EmbedLayerNormalization`, `Attention`, `MultiHeadAttention`, `RotaryEmbedding`, `BiasAdd`, `BiasSplitGelu` and
-//! `FusedMatMul` of `com.microsoft`, and of ONNX's `Attention` and `RotaryEmbedding`. What they become is raised like any other
+//! `EmbedLayerNormalization`, `Attention`, `MultiHeadAttention`, `RotaryEmbedding`, `BiasAdd`, `BiasSplitGelu`, `FusedMatMul`,
+//! `FusedGemm`, `MatMulIntegerToFloat` and `DynamicQuantizeMatMul` of `com.microsoft`, and of ONNX's `Attention`, `RotaryEmbedding`,
+//! `QLinearMatMul` and `QLinearConv`. What they become is raised like any other
 //! exporter's spelling, by passes that know none of these operators.
 //!
-//! Preconditions: `f32`. Past keys and values, causal and sliding windows, grouped heads, soft caps, the masks of ONNX's
+//! Preconditions: `f32`. Scales and zero points for each row, past keys and values, causal and sliding windows, grouped heads, soft caps, the masks of ONNX's
 //! `Attention` (which give zeros where no key is visible), rotations of a part of a head, and statistics of norms that
 //! something uses are declined with a remark.
 //!
-//! Numeric effect: reassociates; sums that the operators keep in double precision are rounded.
+//! Numeric effect: reassociates; sums that the operators keep in double precision are rounded. Products of integers stay exact,
+//! convolutions of them become sums of floats.
 //!
 //! Sources: the operator documentation of ONNX Runtime and of ONNX.
 
@@ -47,6 +49,7 @@ use crate::rewrite::node_error;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo, Rewrites};
 
 mod attention;
+mod quantized;
 
 pub(crate) const INFO: PassInfo = PassInfo {
     name: "expand-composites",
@@ -123,11 +126,16 @@ fn expansion(graph: &Graph, node: NodeId) -> Option<fn(&mut Parts<'_>) -> Expand
         Operator::MsBiasAdd => bias_add,
         Operator::MsBiasSplitGelu => bias_split_gelu,
         Operator::MsFusedMatMul => fused_matmul,
+        Operator::MsFusedGemm => fused_gemm,
         Operator::MsAttention => attention::contributed,
         Operator::MsMultiHeadAttention => attention::multi_head,
         Operator::Attention => attention::standard,
         Operator::RotaryEmbedding => attention::rotary,
         Operator::MsRotaryEmbedding => attention::contributed_rotary,
+        Operator::MsMatMulIntegerToFloat => quantized::matmul_integer_to_float,
+        Operator::MsDynamicQuantizeMatMul => quantized::dynamic_quantize_matmul,
+        Operator::QLinearMatMul => return Some(quantized::qlinear_matmul),
+        Operator::QLinearConv => return Some(quantized::qlinear_conv),
         _ => return None,
     };
     (graph.ty(result(node)).dtype == DType::F32).then_some(expand)
@@ -376,6 +384,31 @@ fn fused_matmul(p: &mut Parts<'_>) -> Expanded {
     if alpha != 1.0 {
         let alpha = p.scalar("alpha", alpha);
         y = p.apply(Operator::Mul, &[y, alpha])?;
+    }
+    Ok(vec![Some(y)])
+}
+
+fn fused_gemm(p: &mut Parts<'_>) -> Expanded {
+    let activation = match p.attributes.str("activation").unwrap_or_default() {
+        "" => None,
+        "Relu" => Some(Operator::Relu),
+        "Tanh" => Some(Operator::Tanh),
+        "Sigmoid" => Some(Operator::Sigmoid),
+        other => return Err(Declined::Because(format!("its activation is {other}"))),
+    };
+    let mut attributes = p.attributes.clone();
+    for name in [
+        "activation",
+        "activation_alpha",
+        "activation_beta",
+        "activation_gamma",
+    ] {
+        attributes.remove(name);
+    }
+    let op = Op::Apply(Operator::Gemm, attributes);
+    let mut y = result(p.graph.add(op, &p.operands)?);
+    if let Some(activation) = activation {
+        y = p.apply(activation, &[y])?;
     }
     Ok(vec![Some(y)])
 }

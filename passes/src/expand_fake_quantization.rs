@@ -30,7 +30,8 @@
 //! need no bytes: they join the elementwise operators around them, and an integer layer that reads the same bytes makes
 //! them on its own.
 //!
-//! Where it is undone with another scale, that one is multiplied by; with 1, nothing.
+//! Where it is undone with another scale, that one is multiplied by; with 1, nothing. A negative number that is rounded to zero
+//! becomes -0.0, which bytes do not have; zero is added to it where something divides by it.
 //!
 //! Preconditions: `f32`, constant scales and one zero point for the whole tensor, and 8 or 16 bits between. Otherwise the graph
 //! stays as it is.
@@ -40,12 +41,13 @@
 //! Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 //! (arXiv:1712.05877), section 3.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use lancet_ir::Graph;
+use lancet_ir::{Graph, NodeId, Value};
 use lancet_ops::{Attributes, Operator, Tensor};
 
-use crate::matcher::result;
+use crate::matcher::{result, scalar};
 use crate::quantized::fake;
 use crate::{Changed, Pass, PassContext, PassError, PassInfo, Rewrites};
 
@@ -90,6 +92,10 @@ impl Pass for ExpandFakeQuantization {
                 let operands: Vec<_> = std::iter::once(value).chain(operand).collect();
                 value = graph.apply(operator, Attributes::new(), &operands)?;
             }
+            if shows_sign_of_zero(graph, result(node)) {
+                let zero = graph.add_const("zero", Arc::new(Tensor::scalar(0.0f32)));
+                value = graph.apply(Operator::Add, Attributes::new(), &[value, zero])?;
+            }
             if let Some(factor) = undone {
                 value = graph.apply(Operator::Mul, Attributes::new(), &[value, factor])?;
             }
@@ -97,4 +103,46 @@ impl Pass for ExpandFakeQuantization {
         }
         Ok(rewrites.changed())
     }
+}
+
+/// Whether a value that comes from `value` by elementwise operators and moves is divided by: then -0.0 is not 0.0.
+fn shows_sign_of_zero(graph: &Graph, value: Value) -> bool {
+    let mut pending = vec![value];
+    let mut seen = HashSet::new();
+    while let Some(value) = pending.pop() {
+        if !seen.insert(value) {
+            continue;
+        }
+        for (user, operand) in graph.users(value) {
+            match graph.op(user).operator() {
+                Some(Operator::Div) if operand == 1 => return true,
+                Some(Operator::Reciprocal) => return true,
+                Some(Operator::Pow) if !is_raised_to_positive(graph, user) => return true,
+                // Sums of products begin at 0.0, bytes and norms have no sign of zero.
+                Some(
+                    Operator::QuantizeLinear
+                    | Operator::Linear
+                    | Operator::MatMul
+                    | Operator::ScaledDotProductAttention
+                    | Operator::PackedAttention
+                    | Operator::LayerNormalization
+                    | Operator::RMSNormalization
+                    | Operator::Softmax
+                    | Operator::Abs
+                    | Operator::Exp
+                    | Operator::Cast,
+                ) => {}
+                _ => {
+                    let n = graph.n_results(user) as u32;
+                    pending.extend((0..n).map(|result| Value { node: user, result }));
+                }
+            }
+        }
+    }
+    false
+}
+
+fn is_raised_to_positive(graph: &Graph, pow: NodeId) -> bool {
+    let exponent = graph.operand(pow, 1).and_then(|v| scalar(graph, v));
+    exponent.is_some_and(|e| 0.0 < e)
 }

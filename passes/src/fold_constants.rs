@@ -192,10 +192,7 @@ fn from_operands(
         let n = sizes.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
         result_bytes = result_bytes.checked_add(n.checked_mul(ty.dtype.size_bytes())?)?;
     }
-    let is_dequantize = matches!(
-        graph.op(node).operator(),
-        Some(Operator::DequantizeLinear | Operator::MsDequantizeLinear)
-    );
+    let is_dequantize = matches!(graph.op(node).operator(), Some(Operator::DequantizeLinear));
     let wanted = if is_dequantize {
         cx.options.bool("dequantize")
     } else {

@@ -156,7 +156,6 @@ fn has_steps(operator: Operator) -> bool {
             | Operator::LessOrEqual
             | Operator::MaxPool
             | Operator::Mod
-            | Operator::MsQuantizeLinear
             | Operator::NonZero
             | Operator::OneHot
             | Operator::QuantizeLinear

@@ -163,6 +163,7 @@ fn import<'a>(
         errors,
         functions: HashMap::new(),
         options,
+        narrow: HashMap::new(),
         n_nodes: 0,
     };
     match build(&mut walk, model, initializers.collect()) {
@@ -226,7 +227,10 @@ fn build<'a>(
     for name in wanted {
         let place = Place::new(format!("graph output `{name}`"));
         match scope.lookup(name) {
-            Some(Binding::Value(value)) => walk.graph.add_output(name, value),
+            Some(Binding::Value(value)) => match walk.narrow.get(&value) {
+                None => walk.graph.add_output(name, value),
+                Some(ty) => walk.errors.add(&place, Fault::DType(ty.name())),
+            },
             Some(Binding::Sequence(_) | Binding::Stacked(_) | Binding::Grown(_)) => {
                 let fault = Fault::unsupported("only tensors are supported, found a sequence");
                 walk.errors.add(&place, fault);

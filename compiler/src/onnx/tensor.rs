@@ -46,6 +46,66 @@ pub(crate) fn dtype(code: i64) -> Result<DType, Fault> {
     })
 }
 
+/// An integer type of less than a byte. Only constants have one: they are read as bytes, each element in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Narrow {
+    bits: usize,
+    is_signed: bool,
+}
+
+impl Narrow {
+    /// The narrow type that ONNX gives this number.
+    pub(crate) fn of(code: i32) -> Option<Narrow> {
+        // The numbers of 2-bit types are newer than the messages that files are read with.
+        let (bits, is_signed) = match code {
+            21 => (4, false),
+            22 => (4, true),
+            25 => (2, false),
+            26 => (2, true),
+            _ => return None,
+        };
+        Some(Narrow { bits, is_signed })
+    }
+
+    /// ONNX's name of the type.
+    pub(crate) fn name(self) -> String {
+        let sign = if self.is_signed { "" } else { "u" };
+        format!("{sign}int{}", self.bits)
+    }
+
+    /// Least and greatest value.
+    pub(crate) fn range(self) -> (i64, i64) {
+        match self.is_signed {
+            false => (0, (1 << self.bits) - 1),
+            true => (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1),
+        }
+    }
+
+    /// The unsigned type of 2, 4 or 8 bits.
+    pub(crate) fn unsigned(bits: i64) -> Option<Narrow> {
+        let bits = usize::try_from(bits).ok()?;
+        let is_signed = false;
+        matches!(bits, 2 | 4 | 8).then_some(Narrow { bits, is_signed })
+    }
+
+    /// Elements in a byte.
+    pub(crate) fn per_byte(self) -> usize {
+        8 / self.bits
+    }
+
+    /// The first `n` elements in `packed`, lowest bits first, as bytes of the type's sign.
+    pub(crate) fn unpack(self, packed: &[u8], n: usize) -> impl Iterator<Item = u8> {
+        let top = 8 - self.bits;
+        // The element is put in the highest bits of a byte, and shifted down with its sign or without.
+        let at_top =
+            move |i: usize| packed[i / self.per_byte()] << (top - i % self.per_byte() * self.bits);
+        (0..n).map(move |i| match self.is_signed {
+            false => at_top(i) >> top,
+            true => (at_top(i).cast_signed() >> top).cast_unsigned(),
+        })
+    }
+}
+
 /// A shape as sizes, if none is negative and the number of elements fits.
 pub(crate) fn shape(dims: &[i64]) -> Result<(Vec<usize>, usize), Fault> {
     let shape: Vec<usize> = dims
@@ -99,15 +159,51 @@ impl<'a> TensorReader<'a> {
     pub(crate) fn read(&mut self, proto: &mut TensorProto) -> Result<Tensor, Fault> {
         let dtype = dtype(i64::from(proto.data_type))?;
         let (shape, n) = shape(&proto.dims)?;
+        let data = self.elements(proto, dtype, n)?;
+        let found = data.len();
+        Tensor::try_new(shape, data)
+            .ok_or_else(|| Fault::invalid(format!("{found} elements, the shape takes {n}")))
+    }
+
+    /// Converts a tensor of a narrow type, and empties it.
+    ///
+    /// # Errors
+    /// [`Fault`] if shape and elements disagree.
+    pub(crate) fn read_narrow(
+        &mut self,
+        proto: &mut TensorProto,
+        ty: Narrow,
+    ) -> Result<Tensor, Fault> {
+        let (shape, n) = shape(&proto.dims)?;
+        let n_bytes = n.div_ceil(ty.per_byte());
+        let packed = self.elements(proto, DType::U8, n_bytes)?;
+        let packed = match packed {
+            Data::U8(packed) if packed.len() == n_bytes => packed,
+            other => {
+                let found = other.len();
+                let message = format!("{found} bytes of data, the shape takes {n_bytes}");
+                return Err(Fault::invalid(message));
+            }
+        };
+        self.spend(n as u64)?;
+        let elements = ty.unpack(&packed, n);
+        Ok(match ty.is_signed {
+            false => Tensor::new(shape, elements.collect::<Vec<u8>>()),
+            true => Tensor::new(shape, elements.map(u8::cast_signed).collect::<Vec<i8>>()),
+        })
+    }
+
+    /// The `n` elements of a tensor, or as many as its typed field has.
+    fn elements(&mut self, proto: &mut TensorProto, dtype: DType, n: usize) -> Result<Data, Fault> {
         if proto.segment.is_some() {
             return Err(Fault::unsupported("tensors in segments are not supported"));
         }
         let n_bytes = (n * dtype.size_bytes()) as u64;
-        let data = match proto.data_location.enum_value() {
+        match proto.data_location.enum_value() {
             Ok(DataLocation::EXTERNAL) => {
                 self.spend(n_bytes)?;
                 let (source, payload, path) = self.external.locate(proto, n_bytes)?;
-                read_range(source, payload, dtype, n).map_err(|e| Fault::Io(path, e))?
+                read_range(source, payload, dtype, n).map_err(|e| Fault::Io(path, e))
             }
             Ok(DataLocation::DEFAULT) => match Payload::decode(&proto.raw_data) {
                 Some(payload) if payload.len != 0 || elements(proto) == 0 => {
@@ -118,18 +214,15 @@ impl<'a> TensorReader<'a> {
                         )));
                     }
                     self.spend(n_bytes)?;
-                    read_range(self.source.as_mut(), payload, dtype, n).map_err(Fault::Read)?
+                    read_range(self.source.as_mut(), payload, dtype, n).map_err(Fault::Read)
                 }
                 _ => {
                     self.spend((elements(proto) * dtype.size_bytes()) as u64)?;
-                    typed(proto, dtype)?
+                    typed(proto, dtype)
                 }
             },
-            Err(code) => return Err(Fault::invalid(format!("unknown data location {code}"))),
-        };
-        let found = data.len();
-        Tensor::try_new(shape, data)
-            .ok_or_else(|| Fault::invalid(format!("{found} elements, the shape takes {n}")))
+            Err(code) => Err(Fault::invalid(format!("unknown data location {code}"))),
+        }
     }
 }
 

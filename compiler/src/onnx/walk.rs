@@ -20,7 +20,7 @@ use super::error::{Collector, Fault, Faults, Place};
 use super::ops::sequence::{self, Item};
 use super::ops::{self, Call};
 use super::order::Order;
-use super::tensor::TensorReader;
+use super::tensor::{Narrow, TensorReader};
 use super::{ImportOptions, sparse};
 use sparse::Sparse;
 
@@ -137,6 +137,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) errors: Collector,
     pub(crate) functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
     pub(crate) options: &'a ImportOptions,
+    /// Values that hold elements of less than a byte as bytes.
+    pub(crate) narrow: HashMap<Value, Narrow>,
     /// Nodes walked, those of inlined bodies at each call.
     pub(crate) n_nodes: usize,
 }
@@ -267,8 +269,16 @@ impl<'a> Walk<'a> {
 
     fn initializer(&mut self, initializer: Initializer, scope: &mut Scope<'_>) {
         let name = initializer.name().to_owned();
+        let narrow = match &initializer {
+            Initializer::Dense(proto) => Narrow::of(proto.data_type),
+            Initializer::Sparse(_) => None,
+        };
         let read = match initializer {
-            Initializer::Dense(mut proto) => self.reader.read(&mut proto).map(Sparse::Dense),
+            Initializer::Dense(mut proto) => match narrow {
+                None => self.reader.read(&mut proto),
+                Some(ty) => self.reader.read_narrow(&mut proto, ty),
+            }
+            .map(Sparse::Dense),
             Initializer::Sparse(mut proto) => {
                 sparse::read(&mut self.reader, &mut proto, self.options.max_dense_bytes)
             }
@@ -283,7 +293,10 @@ impl<'a> Walk<'a> {
             } => self.sparse_matrix(&in_scope, &shape, values, positions),
         });
         let binding = match value {
-            Ok(value) => Binding::Value(value),
+            Ok(value) => {
+                self.narrow.extend(narrow.map(|ty| (value, ty)));
+                Binding::Value(value)
+            }
             Err(fault) => {
                 self.errors
                     .add(&Place::new(format!("initializer `{name}`")), fault);
@@ -461,18 +474,58 @@ impl<'a> Walk<'a> {
                 .into());
             }
         };
-        ops::add(
-            &mut self.graph,
-            Call {
-                op: &node.op_type,
-                domain,
-                opset,
-                name: format!("{}{}", scope.prefix, name_of(node)),
-                operands,
-                used,
-                attributes: attributes.values,
-            },
-        )
+        let call = Call {
+            op: &node.op_type,
+            domain,
+            opset,
+            name: format!("{}{}", scope.prefix, name_of(node)),
+            operands,
+            used,
+            attributes: attributes.values,
+        };
+        let found = call.operands.iter().flatten();
+        match found.filter_map(|v| self.narrow.get(v)).next() {
+            None => ops::add(&mut self.graph, call),
+            Some(&ty) => self.narrow(call, ty),
+        }
+    }
+
+    /// Adds a node of which an operand is of the narrow type `ty`.
+    fn narrow(&mut self, call: Call<'_>, ty: Narrow) -> Result<Vec<Option<Value>>, Faults> {
+        let is_moved = matches!(
+            call.op,
+            "Concat"
+                | "Expand"
+                | "Flatten"
+                | "Gather"
+                | "Identity"
+                | "Reshape"
+                | "Slice"
+                | "Split"
+                | "Squeeze"
+                | "Transpose"
+                | "Unsqueeze"
+        );
+        match call.op {
+            // Values are what they are in any type; what the block is quantized by is read as its bytes are.
+            "Cast" | "DequantizeLinear" => ops::add(&mut self.graph, call),
+            "QuantizeLinear" => {
+                let mut y = ops::add(&mut self.graph, call)?;
+                for value in y.iter_mut().flatten() {
+                    *value = ops::clipped(&mut self.graph, *value, ty.range())?;
+                    self.narrow.insert(*value, ty);
+                }
+                Ok(y)
+            }
+            "GatherBlockQuantized" => ops::gather_blocks(&mut self.graph, call),
+            _ if is_moved => {
+                let y = ops::add(&mut self.graph, call)?;
+                let results = y.iter().flatten();
+                self.narrow.extend(results.map(|value| (*value, ty)));
+                Ok(y)
+            }
+            _ => Err(Fault::DType(ty.name()).into()),
+        }
     }
 
     /// Walks the body of a function of the model.

@@ -1,7 +1,7 @@
 //! One test per rule that brings an older form of an operator to the newest.
 
 use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::tensor_proto::DataType::{FLOAT, INT64, UINT8};
+use onnx_protobuf::tensor_proto::DataType::{FLOAT, INT4, INT64, UINT4, UINT8, UINT16};
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 
 use crate::model::{
@@ -517,6 +517,94 @@ fn matrices_of_a_few_bits_are_read() {
         )
     };
     insta::assert_snapshot!([model("zeros"), model("_"), model("scales"), model("x")].join("\n"));
+}
+
+#[test]
+fn integers_of_a_few_bits_are_bytes() {
+    let of = |of_q: NodeProto| {
+        outcome(
+            &Model::new(21)
+                .input("x", FLOAT, &[D::N(3)])
+                .tensor(f32s("scale", &[], &[0.5]))
+                .tensor(raw("zero", INT4, &[], vec![0x0e]))
+                .tensor(raw("w", INT4, &[3], vec![0x87, 0x0f]))
+                .tensor(raw("u", UINT4, &[3], vec![0x87, 0x0f]))
+                .node(of_q)
+                .node(node("DequantizeLinear", "q scale", "y"))
+                .output("y"),
+        )
+    };
+    insta::assert_snapshot!(
+        [
+            of(node("Identity", "w", "q")),
+            of(node("Identity", "u", "q")),
+            // Numbers become such integers as bytes that are clipped.
+            of(node("QuantizeLinear", "x scale zero", "q")),
+            // Arithmetic would be that of bytes.
+            of(node("Add", "w w", "q")),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn lookups_in_blocks_are_written_out() {
+    let of = |ty, bytes: &[u8], dims: &[i64], bits: i64| {
+        outcome(
+            &Model::new(21)
+                .input("i", INT64, &[D::N(2)])
+                .tensor(raw("table", ty, dims, bytes.to_vec()))
+                .tensor(f32s("scales", &[2, 1], &[0.5, 0.25]))
+                .node(in_domain(
+                    "com.microsoft",
+                    node("GatherBlockQuantized", "table i scales", "y")
+                        .int("bits", bits)
+                        .int("block_size", 16),
+                ))
+                .output("y"),
+        )
+    };
+    insta::assert_snapshot!(
+        [
+            of(UINT4, &[0x21, 0x43], &[2, 2], 4),
+            of(UINT8, &[0x21, 0x43], &[2, 1], 4),
+            of(UINT8, &[0x21, 0x43], &[2, 1], 8),
+            of(UINT8, &[0x21, 0x43], &[2, 1], 3),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn contributed_quantization_is_the_standard_one() {
+    let model = Model::new(17)
+        .input("x", FLOAT, &[D::N(2)])
+        .tensor(f32s("scale", &[], &[0.5]))
+        .tensor(raw("zero", UINT16, &[], vec![0, 128]))
+        .node(in_domain(
+            "com.microsoft",
+            node("QuantizeLinear", "x scale zero", "q"),
+        ))
+        .node(in_domain(
+            "com.microsoft",
+            node("DequantizeLinear", "q scale zero", "y"),
+        ))
+        .output("y");
+    insta::assert_snapshot!(outcome(&model));
+}
+
+#[test]
+fn gelu_of_a_product_is_written_out() {
+    let model = Model::new(17)
+        .input("x", FLOAT, &[D::N(1), D::N(2)])
+        .tensor(f32s("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]))
+        .tensor(f32s("b", &[2], &[1.0, 2.0]))
+        .node(in_domain(
+            "com.microsoft",
+            node("GemmFastGelu", "x w b", "y"),
+        ))
+        .output("y");
+    insta::assert_snapshot!(outcome(&model));
 }
 
 #[test]

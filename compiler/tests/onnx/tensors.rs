@@ -4,7 +4,7 @@ use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::{Message as _, SparseTensorProto, TensorProto};
 use protobuf::{Enum as _, MessageField};
 
-use crate::model::{Model, f32s, i64s, raw};
+use crate::model::{Model, f32s, i64s, node, raw};
 use crate::outcome;
 
 fn constant(tensor: TensorProto) -> String {
@@ -63,6 +63,38 @@ fn typed_elements() {
             with(DataType::INT8, &|t| t.int32_data = vec![-129, 127]),
             with(DataType::FLOAT, &|t| t.float_data = vec![1.0]),
             with(DataType::FLOAT, &|t| t.double_data = vec![1.0, 2.0]),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn elements_of_less_than_a_byte() {
+    let with = |ty: i32, f: &dyn Fn(&mut TensorProto)| {
+        let mut w = empty(DataType::UNDEFINED, &[5]);
+        w.data_type = ty;
+        f(&mut w);
+        let dequantize = node("DequantizeLinear", "w scale", "y");
+        outcome(
+            &Model::new(25)
+                .tensor(w)
+                .tensor(f32s("scale", &[], &[1.0]))
+                .node(dequantize)
+                .output("y"),
+        )
+    };
+    let [int4, uint4] = [DataType::INT4, DataType::UINT4].map(|ty| ty.value());
+    // The 2-bit types are newer than these messages.
+    let [uint2, int2] = [25, 26];
+    insta::assert_snapshot!(
+        [
+            with(int4, &|t| t.raw_data = vec![0x87, 0xf0, 0x01]),
+            with(uint4, &|t| t.raw_data = vec![0x87, 0xf0, 0x01]),
+            with(int4, &|t| t.int32_data = vec![0x87, 0xf0, 0x01]),
+            with(int2, &|t| t.raw_data = vec![0b1110_0100, 0b10]),
+            with(uint2, &|t| t.raw_data = vec![0b1110_0100, 0b10]),
+            with(int4, &|t| t.raw_data = vec![0x87, 0xf0]),
+            with(int4, &|t| t.int32_data = vec![0x87, 0xf0]),
         ]
         .join("\n")
     );

@@ -170,10 +170,8 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::AveragePool => one(pool::average_pool(call)),
         Operator::MaxPool => pool::max_pool(call),
         Operator::GlobalAveragePool | Operator::GlobalMaxPool => one(pool::global_pool(call)),
-        Operator::QuantizeLinear | Operator::MsQuantizeLinear => one(quant::quantize_linear(call)),
-        Operator::DequantizeLinear | Operator::MsDequantizeLinear => {
-            one(quant::dequantize_linear(call))
-        }
+        Operator::QuantizeLinear => one(quant::quantize_linear(call)),
+        Operator::DequantizeLinear => one(quant::dequantize_linear(call)),
         Operator::DynamicQuantizeLinear => quant::dynamic_quantize_linear(call),
         Operator::QLinearMatMul => one(quant::qlinear_matmul(call)),
         Operator::MsMatMulIntegerToFloat => one(quant::matmul_integer_to_float(call)),

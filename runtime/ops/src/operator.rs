@@ -559,12 +559,6 @@ operators! {
     MsBiasAdd "ms_bias_add" Microsoft "BiasAdd" (3, 3) (1, 1) {},
     MsDynamicQuantizeMatMul "ms_dynamic_quantize_matmul" Microsoft "DynamicQuantizeMatMul" (3, 5) (1, 1) {},
     MsMatMulIntegerToFloat "ms_matmul_integer_to_float" Microsoft "MatMulIntegerToFloat" (4, 7) (1, 1) {},
-    MsQuantizeLinear "ms_quantize_linear" Microsoft "QuantizeLinear" (2, 3) (1, 1) {
-        axis: Int = Int(1),
-    },
-    MsDequantizeLinear "ms_dequantize_linear" Microsoft "DequantizeLinear" (2, 3) (1, 1) {
-        axis: Int = Int(1),
-    },
     MsRotaryEmbedding "ms_rotary_embedding" Microsoft "RotaryEmbedding" (4, 4) (1, 1) {
         interleaved: Int = Int(0),
         is_packed_batching: Int = Int(0),

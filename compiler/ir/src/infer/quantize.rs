@@ -35,7 +35,7 @@ fn check_parameters(call: &Call<'_>, block_size: i64) -> Result<(), IrError> {
     call.expect_shape(1, &expected)
 }
 
-/// `QuantizeLinear` and `MsQuantizeLinear`: to the zero point's type, else to `output_dtype`, else to `u8`.
+/// `QuantizeLinear`: to the zero point's type, else to `output_dtype`, else to `u8`.
 pub(super) fn quantize(call: &Call<'_>) -> One {
     if call.dtype(0)? != DType::I32 {
         call.expect(0, Class::Float)?;
@@ -56,7 +56,7 @@ pub(super) fn quantize(call: &Call<'_>) -> One {
     Ok(value(dtype, call.shape(0)?.to_vec(), None))
 }
 
-/// `DequantizeLinear` and `MsDequantizeLinear`: to `output_dtype`, else to the scale's type.
+/// `DequantizeLinear`: to `output_dtype`, else to the scale's type.
 pub(super) fn dequantize(call: &Call<'_>) -> One {
     call.expect(0, Class::Integer)?;
     call.expect(1, Class::Float)?;

@@ -255,8 +255,6 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         }
         O::QuantizeLinear => quantize_linear(r),
         O::DequantizeLinear => dequantize_linear(r),
-        O::MsQuantizeLinear => quantized(r, DType::F32, DType::F32, DType::U8, false),
-        O::MsDequantizeLinear => quantized(r, DType::I8, DType::F32, DType::I8, false),
         O::DynamicQuantizeLinear => unary(r, &[DType::F32]).results(3),
         O::DFT => dft(r),
         O::LSTM => recurrent(r, 4),

@@ -10,15 +10,21 @@ use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 
 use super::{Lowering, Results, quantize};
 use crate::onnx::error::Fault;
+use crate::onnx::tensor::Narrow;
 
 /// Writes a node out.
 type Rule = fn(Lowering<'_, '_>) -> Results;
 
 /// The operators that are written out, in order of their names.
 const RULES: &[(&str, Rule)] = &[
+    ("DequantizeLinear", |l| {
+        l.finish_as(Operator::DequantizeLinear)
+    }),
     ("ExpandDims", expand_dims),
     ("FusedConv", fused_conv),
+    ("GatherBlockQuantized", gather_block_quantized),
     ("GatherND", |l| l.finish_as(Operator::GatherND)),
+    ("GemmFastGelu", gemm_fast_gelu),
     ("MatMulNBits", matmul_n_bits),
     ("Pad", |l| l.finish_as(Operator::Pad)),
     ("QAttention", q_attention),
@@ -34,6 +40,7 @@ const RULES: &[(&str, Rule)] = &[
     ("QLinearSigmoid", quantize::elementwise),
     ("QLinearSoftmax", quantize::softmax),
     ("QLinearWhere", quantize::choose),
+    ("QuantizeLinear", |l| l.finish_as(Operator::QuantizeLinear)),
     ("Range", |l| l.finish_as(Operator::Range)),
     ("Trilu", |l| l.finish_as(Operator::Trilu)),
 ];
@@ -101,6 +108,72 @@ fn fused_conv(mut l: Lowering<'_, '_>) -> Results {
         }
     };
     Ok(vec![Some(y)])
+}
+
+/// `Gather` of a constant table that is quantized in blocks, its bytes holding one element or several.
+fn gather_block_quantized(mut l: Lowering<'_, '_>) -> Results {
+    let bits = l.take_int("bits")?.unwrap_or(4);
+    let Some(elements) = Narrow::unsigned(bits) else {
+        let message = format!("must be 2, 4 or 8, found {bits}");
+        return Err(Fault::Attribute("bits".to_owned(), message).into());
+    };
+    let scales = l.graph.constant(l.required(2)?);
+    let scales = scales.ok_or_else(|| Fault::unsupported("scales that are not constant"))?;
+    let scales = scales.shape().to_vec();
+    for index in [0, 3] {
+        let Some(packed) = l.operand(index) else {
+            continue;
+        };
+        let packed =
+            (l.graph.constant(packed)).and_then(|t| Some((t.shape(), t.as_slice::<u8>()?)));
+        let Some((shape, packed)) = packed else {
+            return Err(Fault::unsupported("a table that is no constant of bytes").into());
+        };
+        let mut shape = shape.to_vec();
+        let row_bytes = shape.last().copied().unwrap_or(1);
+        let mut n = row_bytes * elements.per_byte();
+        if index == 3 {
+            // The last byte of a row of zero points may be filled in part.
+            n = n.min(scales.last().copied().unwrap_or(1));
+        }
+        let rows = packed.chunks_exact(row_bytes.max(1));
+        let unpacked: Vec<u8> = rows.flat_map(|row| elements.unpack(row, n)).collect();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        l.call.operands[index] = Some(l.constant("unpacked", shape, unpacked));
+    }
+    if l.operand(3).is_none() {
+        let middle = vec![1u8 << (bits - 1); scales.iter().product()];
+        let middle = l.constant("zero_point", scales, middle);
+        l.call.operands.resize(3, None);
+        l.call.operands.push(Some(middle));
+    }
+    gather_blocks(l)
+}
+
+/// The same of a table with one element in each byte, and no zero points where none are given.
+pub(in crate::onnx) fn gather_blocks(mut l: Lowering<'_, '_>) -> Results {
+    let block = l.take_int("block_size")?.unwrap_or(128);
+    let axis = l.take_int("quantize_axis")?.unwrap_or(1);
+    let gathered = l.take_int("gather_axis")?.unwrap_or(0);
+    let (data, indices, scales) = (l.required(0)?, l.required(1)?, l.required(2)?);
+    let blocks = Attributes::new()
+        .with("axis", Attribute::Int(axis))
+        .with("block_size", Attribute::Int(block));
+    let operands: Vec<Value> = [data, scales].into_iter().chain(l.operand(3)).collect();
+    let table = l.apply(Operator::DequantizeLinear, blocks, &operands)?;
+    let along = Attributes::new().with("axis", Attribute::Int(gathered));
+    let y = l.apply(Operator::Gather, along, &[table, indices])?;
+    Ok(vec![Some(y)])
+}
+
+/// `FastGelu` of a product and an optional bias.
+fn gemm_fast_gelu(mut l: Lowering<'_, '_>) -> Results {
+    let factors = [l.required(0)?, l.required(1)?];
+    let product = l.apply(Operator::MatMul, Attributes::new(), &factors)?;
+    l.call.operands.splice(..2, [Some(product)]);
+    l.finish_as(Operator::MsFastGelu)
 }
 
 /// `Attention` of a quantized input and weight: their product, dequantized, and attention of its three parts.

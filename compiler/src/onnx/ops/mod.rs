@@ -15,7 +15,7 @@ mod softmax;
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, Op, Value};
-use lancet_ops::{Attribute, AttributeType, Attributes, Domain, Element, Operator, Tensor};
+use lancet_ops::{Attribute, AttributeType, Attributes, DType, Domain, Element, Operator, Tensor};
 
 use super::attributes::dtype_name;
 use super::error::{Fault, Faults};
@@ -169,6 +169,25 @@ pub(crate) fn add(graph: &mut Graph, call: Call<'_>) -> Results {
         }
         _ => l.finish(),
     }
+}
+
+/// Adds a `GatherBlockQuantized` of a table with one element in each byte.
+pub(crate) fn gather_blocks(graph: &mut Graph, call: Call<'_>) -> Results {
+    microsoft::gather_blocks(Lowering { graph, call })
+}
+
+/// `value`, integers of a byte, within a range.
+pub(crate) fn clipped(graph: &mut Graph, value: Value, range: (i64, i64)) -> Result<Value, Fault> {
+    let bound = |v: i64| match graph.ty(value).dtype {
+        DType::I8 => Tensor::scalar(v as i8),
+        _ => Tensor::scalar(v as u8),
+    };
+    let (least, most) = (bound(range.0), bound(range.1));
+    let bounds = [("least", least), ("most", most)]
+        .map(|(name, tensor)| Some(graph.add_const(name, Arc::new(tensor))));
+    let op = Op::Apply(Operator::Clip, Attributes::new());
+    let node = graph.add(op, &[Some(value), bounds[0], bounds[1]])?;
+    Ok(Value { node, result: 0 })
 }
 
 /// A node on its way into the graph.
