@@ -4,7 +4,7 @@ use lancet::onnx::{ImportOptions, import_bytes};
 use lancet::{CompileOptions, Model as Compiled, ModelOptions, Session, Tensor};
 use lancet_artifact::{Plan, Port, Step, StepKind};
 use lancet_ir::{Graph, parse_with, print};
-use onnx_protobuf::tensor_proto::DataType::{BOOL, FLOAT, INT64};
+use onnx_protobuf::tensor_proto::DataType::{BOOL, FLOAT, INT4, INT64};
 use onnx_protobuf::{GraphProto, NodeProto};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -514,6 +514,36 @@ fn what_cannot_be_run_is_refused() {
         ))),
     ];
     insta::assert_snapshot!(texts.join("\n---\n"));
+}
+
+#[test]
+fn integers_of_a_few_bits_are_clipped_inside_and_stay_there() {
+    let chosen = |then: Vec<NodeProto>| {
+        Model::new(21)
+            .input("c", BOOL, &[])
+            .input("x", FLOAT, &[D::N(2)])
+            .tensor(f32s("scale", &[], &[0.5]))
+            .tensor(raw("zero", INT4, &[], vec![0x0e]))
+            .node(
+                node("If", "c", "y")
+                    .graph("then_branch", graph("", then, "r"))
+                    .graph("else_branch", graph("", vec![node("Neg", "x", "r")], "r")),
+            )
+            .output("y")
+    };
+    let quantize = node("QuantizeLinear", "x scale zero", "q");
+    let model = chosen(vec![
+        quantize.clone(),
+        node("DequantizeLinear", "q scale zero", "r"),
+    ]);
+    let run = |c: bool| {
+        let inputs = [("c", Tensor::scalar(c)), ("x", floats(&[10.0, -1.0]))];
+        outputs(&model, &inputs)
+    };
+    assert_eq!(run(true), [floats(&[4.5, -1.0])]);
+    assert_eq!(run(false), [floats(&[-10.0, 1.0])]);
+    let given = refusal(&chosen(vec![quantize, node("Identity", "q", "r")]));
+    assert!(given.contains("int4"), "{given}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! reads of the graphs around it, so that passes need not know what runs it. Constants are not inputs but copied, and share
 //! their elements; so are computations of sizes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lancet_ir::{Dim, Graph, Op, TensorType, Value};
@@ -95,6 +95,7 @@ impl<'a> Walk<'a> {
             let message = format!("graphs are nested deeper than {MAX_DEPTH} levels");
             return Err(Fault::limit(message).into());
         }
+        self.not_narrow(&operands)?;
         let attributes = attributes::read(
             &node.attribute,
             scope.formal.as_ref(),
@@ -829,6 +830,7 @@ impl<'a> Walk<'a> {
         }
         let mut own = names_defined(body);
         let mut captures = Vec::new();
+        let mut narrow = HashMap::new();
         for name in names_used(body) {
             if !own.insert(name) {
                 continue;
@@ -837,10 +839,12 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let mut capture = |value| {
-                captured(&self.graph, &mut graph, value).unwrap_or_else(|| {
+                let inside = captured(&self.graph, &mut graph, value).unwrap_or_else(|| {
                     captures.push(value);
                     graph.add_input(&unique(&mut taken, name), self.graph.ty(value).clone())
-                })
+                });
+                narrow.extend(self.narrow.get(&value).map(|&ty| (inside, ty)));
+                inside
             };
             let binding = match binding {
                 Binding::Value(value) => Binding::Value(capture(value)),
@@ -856,7 +860,10 @@ impl<'a> Walk<'a> {
             inner.bind(name, binding);
         }
         let outside = std::mem::replace(&mut self.graph, graph);
+        let narrow_outside = std::mem::replace(&mut self.narrow, narrow);
         let results = walk(self, &values, &mut inner);
+        let results = results.and_then(|results| self.not_narrow(&results).map(|()| results));
+        self.narrow = narrow_outside;
         let graph = std::mem::replace(&mut self.graph, outside);
         Ok(Region {
             graph,
@@ -864,6 +871,17 @@ impl<'a> Walk<'a> {
             captures,
             results: results?,
         })
+    }
+
+    /// Values that graphs hand to each other are of the types they are held in.
+    fn not_narrow(&self, bindings: &[Binding]) -> Result<(), Faults> {
+        let narrow = |value: &Value| self.narrow.get(value);
+        let found = bindings.iter().find_map(|binding| match binding {
+            Binding::Value(value) | Binding::Stacked(value) => narrow(value),
+            Binding::Sequence(values) | Binding::Grown(values) => values.iter().find_map(narrow),
+            Binding::Absent | Binding::Failed => None,
+        });
+        found.map_or(Ok(()), |ty| Err(Fault::DType(ty.name()).into()))
     }
 
     /// A graph with these outputs, and what its inputs behind the formal ones are outside.
@@ -1129,7 +1147,7 @@ fn constant(outside: &Graph, graph: &mut Graph, value: Value) -> Option<Value> {
             stack.extend(operands.map(|v| (v.node, false)));
         }
     }
-    let mut copies = std::collections::HashMap::new();
+    let mut copies = HashMap::new();
     for node in nodes {
         let operands: Vec<Option<Value>> = (outside.operands(node).into_iter())
             .map(|v| {
