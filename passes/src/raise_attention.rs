@@ -32,7 +32,8 @@
 //! * backwards, sums, scalar factors, `Where(mask, x, -inf)` and views down to a product of two computed values. Factors on
 //!   the queries, on the keys and on the scores multiply into `scale`. A term that is a key-padding mask becomes `key_mask` and
 //!   `masked_value`; the others are summed into `bias`;
-//! * forwards, to the product with the values; a guard `Where(IsNaN(p), 0, p)` on the way is dropped.
+//! * forwards, to the product with the values; a guard `Where(IsNaN(p), 0, p)` on the way is dropped. Where masked scores are minus
+//!   infinity, it makes the result 0 for sequences whose keys are all masked: the result is multiplied by 0 there, by 1 elsewhere.
 //!
 //! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
 //! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
@@ -54,12 +55,11 @@
 //! or 1. Otherwise the pass declines with a remark.
 //!
 //! Numeric effect: reassociates, but for sums of products of bytes, which stay exact. A masked score is `score + masked_value`
-//! where the graph may have said `masked_value`; they differ only for a query all of whose keys are masked. Such a query has no
-//! defined result where a guard was dropped; a remark tells of it.
+//! where the graph may have said `masked_value`; they differ only for a query all of whose keys are masked.
 //!
 //! Source: Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), section 3.2.
 
-use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::attention_context::{Weighted, weighted_values};
@@ -172,16 +172,22 @@ fn raise(
         None => (m.scores.scale * before, None),
     };
     let shape = heads.of_scores();
-    let (mask, bias) = match add_bias(graph, &m.scores, &shape)? {
+    let (mut mask, bias) = match add_bias(graph, &m.scores, &shape)? {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };
     // Finite biases leave every softmax defined, so the guard does nothing; an infinite one is what it is there for.
-    let finite = bias.is_none_or(|bias| is_finite(graph, bias))
-        && mask.as_ref().is_none_or(|m| m.masked_value.is_finite());
-    if m.weighted.has_guard && !finite {
+    if m.weighted.has_guard && bias.is_some_and(|bias| !is_finite(graph, bias)) {
         let reason = "a guard against NaN stands after scores that can all be minus infinity";
         return Ok(Err(reason.to_owned()));
+    }
+    let mut attended = None;
+    if let Some(mask) = &mut mask
+        && m.weighted.has_guard
+        && mask.masked_value == f32::NEG_INFINITY
+    {
+        mask.masked_value = f32::MIN;
+        attended = Some(attends(graph, mask.value)?);
     }
 
     let [q_zero, k_zero] = m
@@ -246,8 +252,14 @@ fn raise(
     let name = graph.node_name(output.node).to_owned();
     graph.set_node_name(node, &name);
     if m.weighted.has_guard {
-        let message =
-            "the guard against NaN is dropped: no bias is infinite, so no softmax is undefined";
+        let message = match attended {
+            None => {
+                "the guard against NaN is dropped: no bias is infinite, so no softmax is undefined"
+            }
+            Some(_) => {
+                "the guard against NaN becomes a factor: 0 for sequences whose keys are all masked"
+            }
+        };
         cx.analysis(graph, m.softmax, message);
     }
     if let Some(assumption) = mask.as_ref().and_then(|m| m.domain.assumption()) {
@@ -275,8 +287,25 @@ fn raise(
         let factor = graph.add_const("factor", factor.into());
         context = graph.apply(Operator::Mul, Attributes::new(), &[context, factor])?;
     }
+    if let Some(attended) = attended {
+        context = graph.apply(Operator::Mul, Attributes::new(), &[context, attended])?;
+    }
     split(graph, context, output, of_result, &of_output)?;
     Ok(Ok(()))
+}
+
+/// `f32[batch, 1, 1]`: 1 for sequences of which the mask, `[batch, keys]`, has a key, otherwise 0.
+fn attends(graph: &mut Graph, mask: Value) -> Result<Value, PassError> {
+    let batch = graph.shape(mask)[0].clone();
+    let to = |dtype: DType| Attributes::new().with("to", Attribute::Str(dtype.name().to_owned()));
+    let bits = graph.apply(Operator::Cast, to(DType::Bool), &[mask])?;
+    let keys = graph.apply(Operator::Cast, to(DType::F32), &[bits])?;
+    let axes = graph.add_const("axes", Tensor::new([1], vec![1i64]).into());
+    let n = graph.apply(Operator::ReduceSum, Attributes::new(), &[keys, axes])?;
+    let any = graph.apply(Operator::Cast, to(DType::Bool), &[n])?;
+    let any = graph.apply(Operator::Cast, to(DType::F32), &[any])?;
+    let shape = vec![batch, Dim::fixed(1), Dim::fixed(1)];
+    Ok(result(graph.add(Op::View(shape), &[Some(any)])?))
 }
 
 /// Whether every element is an element of finite constants, for all inputs.
