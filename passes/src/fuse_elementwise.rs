@@ -32,7 +32,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lancet_ir::{Graph, NodeId, Op, Value};
+use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::elementwise::{Argument, Body, Instruction, holds, lines_of};
 use lancet_ops::{Attribute, Attributes, DType, Operator};
 
@@ -101,7 +101,9 @@ fn grow(
 ) -> Option<(Vec<NodeId>, Match)> {
     lines(graph, root)?;
     let mut members = vec![root];
-    let mut best = None;
+    // One operator stays alone unless only a body takes its operands in panels.
+    let mut best =
+        (reaches_across_features(graph, root).then(|| assemble(graph, &members))).flatten();
     let mut refused: HashSet<NodeId> = HashSet::new();
     loop {
         let is_member = |n: &NodeId| members.contains(n);
@@ -130,6 +132,26 @@ fn grow(
         }
     }
     best.map(|m| (members, m))
+}
+
+/// Whether an operand has one number for each token, which meets all features of another.
+fn reaches_across_features(graph: &Graph, node: NodeId) -> bool {
+    let shape = graph.shape(result(node));
+    let [tokens @ .., features] = shape else {
+        return false;
+    };
+    let one = Dim::fixed(1);
+    let column = |v: Value| {
+        graph.ty(v).dtype == DType::F32 && graph.shape(v).split_last() == Some((&one, tokens))
+    };
+    let operands = graph.operands(node);
+    2 <= shape.len()
+        && *features != one
+        && operands.iter().flatten().any(|&v| column(v))
+        && operands
+            .iter()
+            .flatten()
+            .any(|&v| graph.shape(v) == shape && graph.ty(v).dtype == DType::F32)
 }
 
 /// Whether the operators stand behind an integer product, or before a quantization: these become part of a layer's own step.

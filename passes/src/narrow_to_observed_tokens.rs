@@ -115,9 +115,15 @@ fn token_operands(graph: &Graph, node: NodeId) -> Vec<usize> {
         Some(Operator::ScaledDotProductAttention) => graph.operand(node, 4).is_none(),
         Some(Operator::Gelu | Operator::Relu | Operator::Tanh | Operator::Sigmoid) => true,
         Some(operator) if is_elementwise(operator) => {
-            let (tokens, others): (Vec<usize>, Vec<usize>) =
-                (0..graph.operands(node).len()).partition(|&i| 1 < rank(i));
-            let same = tokens.iter().all(|&i| alike(i)) && others.iter().all(|&i| rank(i) <= 1);
+            // One token of an operand is every token's, as one without tokens is.
+            let of_all = |i: usize| {
+                let one_token = |v| graph.ty(v).rank() == 3 && graph.shape(v)[1] == Dim::fixed(1);
+                rank(i) <= 1 || (graph.operand(node, i).is_some_and(one_token) && !alike(i))
+            };
+            let tokens: Vec<usize> = (0..graph.operands(node).len())
+                .filter(|&i| !of_all(i))
+                .collect();
+            let same = tokens.iter().all(|&i| alike(i));
             return if same { tokens } else { Vec::new() };
         }
         _ => false,

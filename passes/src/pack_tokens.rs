@@ -195,6 +195,11 @@ impl Region<'_> {
         shape.len() == 3 && shape[..2] == *of_mask
     }
 
+    /// Whether a value has one number for each sequence.
+    fn is_alike(&self, value: Value) -> bool {
+        !self.is_tokens(value) && is_of_sequences(self.graph, self.mask, value)
+    }
+
     /// How a node treats tokens, if it can be packed at all.
     fn kind(&self, node: NodeId) -> Option<Kind> {
         let graph = self.graph;
@@ -239,7 +244,10 @@ impl Region<'_> {
             | Operator::Erf
             | Operator::Exp
             | Operator::Sqrt => vec![0],
-            _ if is_elementwise(operator) => (0..n).filter(|&i| 1 < rank(i)).collect(),
+            _ if is_elementwise(operator) => {
+                let alike = |i| graph.operand(node, i).is_some_and(|v| self.is_alike(v));
+                (0..n).filter(|&i| 1 < rank(i) && !alike(i)).collect()
+            }
             _ => return None,
         };
         let fits = |&i: &usize| graph.operand(node, i).is_some_and(|v| self.is_tokens(v));
@@ -340,6 +348,20 @@ impl Packing<'_> {
         Ok(to)
     }
 
+    /// Numbers of sequences, `[b, 1, 1]`, as those of the packed tokens, `[t, 1]`.
+    fn of_tokens(&mut self, value: Value) -> Result<Value, PassError> {
+        if let Some(&to) = self.packed.get(&value) {
+            return Ok(to);
+        }
+        let shape = self.graph.shape(value)[..2].to_vec();
+        let column = result(self.graph.add(Op::View(shape), &[Some(value)])?);
+        let flat = self.gather(column)?;
+        let shape = vec![self.graph.shape(flat)[0].clone(), Dim::fixed(1)];
+        let to = result(self.graph.add(Op::View(shape), &[Some(flat)])?);
+        self.packed.insert(value, to);
+        Ok(to)
+    }
+
     fn rows(&mut self, value: Value, indices: Value) -> Result<Value, PassError> {
         let axis = Attributes::new().with("axis", Attribute::Int(0));
         Ok(self
@@ -364,8 +386,13 @@ impl Packing<'_> {
                 }
             }
             Kind::TokenWise(tokens) => {
-                for &i in tokens {
-                    operands[i] = operands[i].map(|v| self.packed[&v]);
+                for (i, operand) in operands.iter_mut().enumerate() {
+                    let Some(value) = *operand else { continue };
+                    if tokens.contains(&i) {
+                        *operand = Some(self.packed[&value]);
+                    } else if is_of_sequences(self.graph, self.mask, value) {
+                        *operand = Some(self.of_tokens(value)?);
+                    }
                 }
                 if let Op::Apply(_, attributes) = &mut op
                     && attributes.int("axis").is_some()
@@ -424,6 +451,12 @@ impl Packing<'_> {
         )?;
         Ok(result(self.graph.add(Op::View(shape), &[Some(scattered)])?))
     }
+}
+
+/// Whether a value is `[b, 1, 1]` for sequences of this mask.
+fn is_of_sequences(graph: &Graph, mask: Value, value: Value) -> bool {
+    let one = Dim::fixed(1);
+    graph.shape(value)[..] == [graph.shape(mask)[0].clone(), one.clone(), one]
 }
 
 /// Number of places in a batch of this shape.
