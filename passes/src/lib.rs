@@ -9,10 +9,7 @@
 
 pub mod analysis;
 mod assign_layout;
-mod attention_context;
-mod attention_heads;
-mod attention_probabilities;
-mod attention_scores;
+mod attention;
 mod context;
 mod cse;
 mod dce;

@@ -62,10 +62,10 @@
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
-use crate::attention_context::{Weighted, weighted_values};
-use crate::attention_heads::Heads;
-use crate::attention_probabilities::{Shown, shown};
-use crate::attention_scores::{Mask, Scores, add_bias, scores};
+use crate::attention::context::{Weighted, weighted_values};
+use crate::attention::heads::Heads;
+use crate::attention::probabilities::{Shown, shown};
+use crate::attention::scores::{Mask, Scores, add_bias, scores};
 use crate::heads::{Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, is_dtype, result};
 use crate::polynomial::is_dead;

@@ -56,8 +56,8 @@ use lancet_ops::elementwise::{Argument, Function, Instruction};
 use lancet_ops::generalized::{OF_ROW, STAGE_BEFORE, STAGES, stages};
 use lancet_ops::{Attribute, Attributes, DType, Operator};
 
-use crate::attention_heads::Heads;
-use crate::attention_probabilities::shown;
+use crate::attention::heads::Heads;
+use crate::attention::probabilities::shown;
 use crate::fuse_elementwise::{lines, number};
 use crate::heads::{Scaling, join, split};
 use crate::matcher::{axis_of, binary, is_dtype, reduced_last_axis, result};

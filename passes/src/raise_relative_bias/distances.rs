@@ -10,7 +10,7 @@ use super::MAX_DEPTH;
 use crate::PassError;
 use crate::analysis::access::{Expr, describe, is_elementwise};
 use crate::analysis::affine::Affine;
-use crate::attention_context::keeps_matrices;
+use crate::attention::context::keeps_matrices;
 use crate::heads::view;
 use crate::matcher::{axis_of, permutation, result};
 use crate::polynomial::scaled;

@@ -3,7 +3,7 @@
 use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{Operator, Rounding};
 
-use crate::attention_scores::integer_product;
+use crate::attention::scores::integer_product;
 use crate::matcher::{binary, is_scalar, peel, result, unary};
 use crate::polynomial::scaled;
 use crate::quantized::{Parameters, dequantize, quantize};
