@@ -302,7 +302,8 @@ proptest! {
             packed => packed.unwrap(),
         };
         let x = |t: usize, c: usize| {
-            let hash = (t as u32 * 8191 + c as u32 + seed).wrapping_mul(2_654_435_761) >> 20;
+            let place = seed.wrapping_add(t as u32 * 8191 + c as u32);
+            let hash = place.wrapping_mul(2_654_435_761) >> 20;
             match seed % 3 {
                 0 => 255 * (hash % 2) as u8,
                 _ => hash as u8,
