@@ -3,6 +3,7 @@
 
 use crate::call::{Call, OpResults};
 use crate::elementwise::{Argument, Body, compute, holds};
+use crate::lancet::queries_keys_values;
 use crate::layout::{broadcast_strides, expect_broadcasts_to};
 use crate::matmul::{Matrix, multiply};
 use crate::probabilities::Probabilities;
@@ -73,26 +74,7 @@ pub fn reads(body: &Body, operand: usize) -> bool {
 /// Every stage is rounded to `f32`, as the operators of its body are. Memory beside the results is linear in `sq` and in `sk`.
 pub(crate) fn generalized_attention(call: &Call<'_>) -> OpResults {
     let views = call.all_operands()?;
-    let [q, k, v] = [views[0], views[1], views[2]];
-    let data = [
-        call.slice::<f32>(0)?,
-        call.slice::<f32>(1)?,
-        call.slice::<f32>(2)?,
-    ];
-    let (&[b, sq, hidden], &[bk, sk, hidden_k], &[bv, sv, hidden_v]) =
-        (q.shape(), k.shape(), v.shape())
-    else {
-        return Err(call.shape_error("expected q, k and v of rank 3"));
-    };
-    if b != bk || b != bv || sk != sv || hidden != hidden_k {
-        let (q, k, v) = (q.shape(), k.shape(), v.shape());
-        return Err(call.shape_error(format!("q {q:?}, k {k:?} and v {v:?} do not fit")));
-    }
-    let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
-    if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
-        let message = format!("{h} heads of {hidden} and {hidden_v}");
-        return Err(call.attribute_error("num_heads", message));
-    }
+    let (data, [b, sq, sk, hidden, hidden_v], h) = queries_keys_values(call)?;
     let others = &views[3..];
     let shape = [b, h, sq, sk];
     for other in others {

@@ -163,6 +163,34 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
     call.tensor(&shape, sums.into_iter().map(|v| v as f32).collect())
 }
 
+/// Elements of the first operands, `q[b, sq, hidden]`, `k[b, sk, hidden]` and `v[b, sk, hidden_v]`, their sizes `[b, sq, sk, hidden,
+/// hidden_v]`, and the number of heads, which divides both hidden sizes.
+pub(crate) fn queries_keys_values<'a>(
+    call: &Call<'a>,
+) -> Result<([&'a [f32]; 3], [usize; 5], usize), OpError> {
+    let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
+    let data = [
+        call.slice::<f32>(0)?,
+        call.slice::<f32>(1)?,
+        call.slice::<f32>(2)?,
+    ];
+    let (&[b, sq, hidden], &[bk, sk, hidden_k], &[bv, sv, hidden_v]) =
+        (q.shape(), k.shape(), v.shape())
+    else {
+        return Err(call.shape_error("expected q, k and v of rank 3"));
+    };
+    if b != bk || b != bv || sk != sv || hidden != hidden_k {
+        let (q, k, v) = (q.shape(), k.shape(), v.shape());
+        return Err(call.shape_error(format!("q {q:?}, k {k:?} and v {v:?} do not fit")));
+    }
+    let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
+    if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
+        let message = format!("{h} heads of {hidden} and {hidden_v}");
+        return Err(call.attribute_error("num_heads", message));
+    }
+    Ok((data, [b, sq, sk, hidden, hidden_v], h))
+}
+
 /// `ScaledDotProductAttention`: `softmax(scale · q · kᵀ + mask + bias) · v` in each head.
 ///
 /// * `q`: `f32[b, sq, hidden]`, `k`: `f32[b, sk, hidden]`, `v`: `f32[b, sk, hidden_v]`; heads are contiguous slices of
@@ -189,31 +217,7 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
 ///
 /// Memory beside the results is linear in `sq` and in `sk`.
 pub(crate) fn scaled_dot_product_attention(call: &Call<'_>) -> OpResults {
-    let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
-    let data = [
-        call.slice::<f32>(0)?,
-        call.slice::<f32>(1)?,
-        call.slice::<f32>(2)?,
-    ];
-    let (&[b, sq, hidden], &[bk, sk, hidden_k], &[bv, sv, hidden_v]) =
-        (q.shape(), k.shape(), v.shape())
-    else {
-        return Err(call.shape_error("expected q, k and v of rank 3"));
-    };
-    if b != bk || b != bv || sk != sv || hidden != hidden_k {
-        return Err(call.shape_error(format!(
-            "q {:?}, k {:?} and v {:?} do not fit",
-            q.shape(),
-            k.shape(),
-            v.shape()
-        )));
-    }
-    let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
-    if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
-        return Err(
-            call.attribute_error("num_heads", format!("{h} heads of {hidden} and {hidden_v}"))
-        );
-    }
+    let (data, [b, sq, sk, hidden, hidden_v], h) = queries_keys_values(call)?;
     let shape = [b, sq, hidden_v];
     let size = call.size(&shape, DType::F64)?;
     let scores_shape = [b, h, sq, sk];

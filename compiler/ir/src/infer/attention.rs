@@ -324,11 +324,9 @@ pub(super) fn embedding_lookup(call: &mut Call<'_>) -> One {
     Ok(value(DType::F32, shape, None))
 }
 
-/// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias, relative_bias,
-/// query_mask[b, sq], query_positions[b, heads, sq, _], query_index[sq + sk], key_positions[b, heads, sk, _],
-/// key_index[sq + sk]` give `[b, sq, hidden_v]`, and what is shown of the probabilities `[b, heads, sq, sk]`.
-pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
-    for i in [0, 1, 2, 4, 5, 7, 9] {
+/// Of `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v]`, the first operands: `[b, sq, sk, hidden_v]` and the number of heads.
+fn queries_keys_values<'a>(call: &Call<'a>) -> Result<([&'a Dim; 4], i64), IrError> {
+    for i in 0..3 {
         call.expect_dtype(i, DType::F32)?;
     }
     let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
@@ -338,6 +336,17 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
     let n = count(call, "num_heads")?;
     head_size(call, 0, hidden, n)?;
     head_size(call, 2, hidden_v, n)?;
+    Ok(([b, sq, sk, hidden_v], n))
+}
+
+/// `ScaledDotProductAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v], key_mask[b, sk], bias, relative_bias,
+/// query_mask[b, sq], query_positions[b, heads, sq, _], query_index[sq + sk], key_positions[b, heads, sk, _],
+/// key_index[sq + sk]` give `[b, sq, hidden_v]`, and what is shown of the probabilities `[b, heads, sq, sk]`.
+pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
+    for i in [4, 5, 7, 9] {
+        call.expect_dtype(i, DType::F32)?;
+    }
+    let ([b, sq, sk, hidden_v], n) = queries_keys_values(call)?;
     call.expect_attention_rounding()?;
     call.expect(3, Class::BoolOrInteger)?;
     call.expect_shape(3, &[b.clone(), sk.clone()])?;
@@ -372,16 +381,7 @@ pub(super) fn scaled_dot_product_attention(call: &Call<'_>) -> Many {
 /// `GeneralizedAttention`: `q[b, sq, hidden], k[b, sk, hidden], v[b, sk, hidden_v]` and others that broadcast to `[b, heads, sq, sk]`
 /// give `[b, sq, hidden_v]`, and what is shown of the probabilities.
 pub(super) fn generalized_attention(call: &Call<'_>) -> Many {
-    for i in 0..3 {
-        call.expect_dtype(i, DType::F32)?;
-    }
-    let ([b, sq, hidden], [_, sk, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
-    let [_, _, hidden_v] = call.dims::<3>(2)?;
-    call.expect_shape(1, &[b.clone(), sk.clone(), hidden.clone()])?;
-    call.expect_shape(2, &[b.clone(), sk.clone(), hidden_v.clone()])?;
-    let n = count(call, "num_heads")?;
-    head_size(call, 0, hidden, n)?;
-    head_size(call, 2, hidden_v, n)?;
+    let ([b, sq, sk, hidden_v], n) = queries_keys_values(call)?;
     let scores = [b.clone(), Dim::fixed(n), sq.clone(), sk.clone()];
     let mut others = Vec::new();
     for i in 3..call.n_operands() {
