@@ -378,15 +378,36 @@ fn sums_over_many_keys_are_wider_than_singles() {
 fn every_arithmetic_that_is_chosen_is_exact() {
     use Arithmetic::{Bytes, Singles, Words};
     // Few large weights, many that are not exact in `f32`, and as many as are; and with zeros between.
-    for (k, range, sparsity, arithmetic) in [
-        (768, "-127..127", "", Bytes),
-        (1100, "-127..127", "", Bytes),
-        (1100, "120..127", "", Words),
-        (1100, "-128..-120", "", Words),
-        (1100, "-128..-120", ", sparsity = 0.5, block = 1x4", Words),
-        (516, "120..127", "", Singles),
-        (768, "-127..127", ", sparsity = 0.8, block = 1x4", Bytes),
-        (768, "-127..127", ", sparsity = 0.8", Singles),
+    for (k, range, sparsity, stored) in [
+        (768, "-127..127", "", ("dense", Bytes)),
+        (1100, "-127..127", "", ("dense", Bytes)),
+        (1100, "120..127", "", ("dense", Words)),
+        (1100, "-128..-120", "", ("dense", Words)),
+        (
+            1100,
+            "-128..-120",
+            ", sparsity = 0.5, block = 1x4",
+            ("bsr 1x4", Words),
+        ),
+        (516, "120..127", "", ("dense", Singles)),
+        (
+            768,
+            "-127..127",
+            ", sparsity = 0.8, block = 1x4",
+            ("bsr 1x4", Bytes),
+        ),
+        (
+            768,
+            "-127..127",
+            ", sparsity = 0.8",
+            ("unstructured", Bytes),
+        ),
+        (
+            768,
+            "-127..127",
+            ", sparsity = 0.8, block = 4x1",
+            ("unstructured", Bytes),
+        ),
     ] {
         let text = format!(
             "graph @g(%x: f32[s, {k}]) dims(s) {{
@@ -399,8 +420,11 @@ fn every_arithmetic_that_is_chosen_is_exact() {
             }}"
         );
         let model = model(&text, LAYOUT, Kernels::Emitted, 1);
-        let found: Vec<_> = model.plan().matrices.iter().map(|m| m.arithmetic).collect();
-        assert_eq!(found, [arithmetic], "{text}");
+        let matrices = model.plan().matrices.iter();
+        let found: Vec<_> = matrices
+            .map(|m| (m.format.to_string(), m.arithmetic))
+            .collect();
+        assert_eq!(found, [(stored.0.to_owned(), stored.1)], "{text}");
         // Tokens of bytes that are all 255, all 0, and any.
         for scale in [0.0, 3.0, 100.0] {
             let mut x = floats(&[35, k], 3, scale);

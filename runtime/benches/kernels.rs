@@ -18,7 +18,7 @@
 mod exec;
 
 use exec::Exec;
-use lancet_codegen::formats::{PackedMatrix, pack, pack_integer};
+use lancet_codegen::formats::{PackedMatrix, in_byte_rows, pack, pack_integer, stored_format_of};
 use lancet_codegen::kir::Builder;
 use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, lower};
 use lancet_passes::analysis::cost::{self, Constants, Kernel, Matrix, Sample};
@@ -90,6 +90,7 @@ fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
     let w = weight(case, &mut rng);
     let kernel = match case.arithmetic {
         Arithmetic::Float | Arithmetic::Singles => Kernel::of_singles(format),
+        Arithmetic::Bytes if in_byte_rows(stored_format_of(Arithmetic::Bytes, case.format, case.k)) => Kernel::Pairs,
         Arithmetic::Bytes => Kernel::Bytes,
         Arithmetic::Words => Kernel::Words,
     };

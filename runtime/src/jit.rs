@@ -13,6 +13,7 @@ use lancet_artifact::{
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 use lancet_codegen::kernels::attention_tile::{HEIGHTS, heights};
+use lancet_codegen::kernels::byte_rows;
 pub(crate) use lancet_codegen::kernels::attention_tile::{KEYS, PARAMETERS};
 
 use crate::mmap::Bytes;
@@ -230,8 +231,8 @@ impl Kernel {
         unsafe { self.call(&args) }
     }
 
-    /// One row block times one panel of quads: `y = w x`, all in dwords: `x` is `[ceil(k / 4)][panel]`, `y` has the rows of the
-    /// block.
+    /// One row block times one panel of quads or byte rows: `y = w x`, all in dwords: `x` is `[ceil(k / 4)][panel]`, or
+    /// `[k][byte row]`, `y` has the rows of the block.
     ///
     /// # Panics
     /// If the sizes or the matrix are not those of this kernel.
@@ -240,16 +241,20 @@ impl Kernel {
             format,
             arithmetic,
             panel,
-            ..
+            lanes,
         } = self.spec
         else {
             panic!("{} is not an integer matrix kernel", self.name);
         };
         let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
+        let needed = match formats::in_byte_rows(format) {
+            true => matrix.k * byte_rows::length(lanes as usize) / 4,
+            false => matrix.k.div_ceil(4) * panel,
+        };
         assert!(
             format == matrix.format
                 && arithmetic == matrix.arithmetic
-                && x.len() >= matrix.k.div_ceil(4) * panel
+                && x.len() >= needed
                 && y.len() >= n_rows * panel,
             "{}: sizes do not fit",
             self.name
@@ -260,8 +265,7 @@ impl Kernel {
             y.as_mut_ptr() as u64,
         ];
         // SAFETY: the block was validated for this format, arithmetic and `k` (`Matrix::new`), so every address that the
-        // kernel forms lies in the block, in the rows of quads of x, or in the block's rows of y, whose lengths were just
-        // checked.
+        // kernel forms lies in the block, in the rows of x, or in the block's rows of y, whose lengths were just checked.
         unsafe { self.call(&args) }
     }
 
@@ -281,6 +285,26 @@ impl Kernel {
         );
         let args = [x.as_ptr() as u64, n_quads as u64, y.as_mut_ptr() as u64];
         // SAFETY: the kernel reads `n_quads` rows of x and writes four times as many of y; both lengths were just checked.
+        unsafe { self.call(&args) }
+    }
+
+    /// The first `n_quads` rows of quads of a panel as four rows of bytes each: `x` is `[n_quads][panel]`, `y` as many byte rows.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn byte_rows(&self, x: &[f32], n_quads: usize, y: &mut [f32]) {
+        let KernelSpec::ByteRows { panel, lanes } = self.spec else {
+            panic!("{} does not make rows of bytes", self.name);
+        };
+        assert!(
+            x.len() >= n_quads * panel as usize
+                && y.len() >= n_quads * byte_rows::length(lanes as usize),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [x.as_ptr() as u64, n_quads as u64, y.as_mut_ptr() as u64];
+        // SAFETY: the kernel reads `n_quads` rows of x and writes four byte rows for each, which are a quarter of as many dwords
+        // as they have bytes; both lengths were just checked.
         unsafe { self.call(&args) }
     }
 

@@ -8,7 +8,9 @@ mod machine;
 
 use std::collections::HashMap;
 
-use lancet_codegen::formats::{FormatError, MAX_WEIGHT, PackedMatrix, pack_integer, validate};
+use lancet_codegen::formats::{
+    FormatError, MAX_WEIGHT, PackedMatrix, in_byte_rows, pack_integer, validate,
+};
 use lancet_codegen::{Arithmetic, CpuFeatures, Isa, KernelSpec, WeightFormat, emit};
 use lancet_passes::analysis::integers::IntegerWeights;
 use machine::{Kernel, Machine, address, address_mut};
@@ -67,10 +69,15 @@ impl Kernels {
     }
 }
 
-/// The kernels that multiply by a matrix, and that make `f32` rows of bytes before.
-fn specs(m: &PackedMatrix, (panel, lanes): (u32, u32)) -> (KernelSpec, KernelSpec) {
+/// The kernels that multiply by a matrix, and that make rows of quads before.
+fn specs(m: &PackedMatrix, (panel, lanes): (u32, u32)) -> (KernelSpec, Option<KernelSpec>) {
     let product = KernelSpec::matmul((m.format, m.arithmetic), panel, lanes);
-    (product, KernelSpec::Widen { panel, lanes })
+    let rows = match m.arithmetic {
+        Arithmetic::Singles => Some(KernelSpec::Widen { panel, lanes }),
+        _ if in_byte_rows(m.format) => Some(KernelSpec::ByteRows { panel, lanes }),
+        _ => None,
+    };
+    (product, rows)
 }
 
 /// Runs a packed matrix over one panel and compares every lane with the exact sum; lanes beyond stay as they were.
@@ -93,19 +100,21 @@ fn check(
         }
     }
     let in_singles = m.arithmetic == Arithmetic::Singles;
-    let (spec, widen) = specs(m, tile);
+    let (spec, rows) = specs(m, tile);
     let bias = vec![0f32; n];
     for (i, (machine, features)) in targets().into_iter().enumerate() {
         if machine != Machine::Native && !draw(i) {
             continue;
         }
-        let mut singles = vec![f32::NAN; k.next_multiple_of(4) * panel + 16];
-        if in_singles {
+        // Room for rows of `f32`, or of at least 16 bytes.
+        let mut in_rows = vec![f32::NAN; k.next_multiple_of(4) * panel + 16];
+        if let Some(rows) = &rows {
             let n_quads = k.div_ceil(4) as u64;
-            let to = address_mut(&mut singles);
-            let kernel = kernels.get(&widen, i, (machine, features));
+            let to = address_mut(&mut in_rows);
+            let kernel = kernels.get(rows, i, (machine, features));
             kernel.call(&[address(&quads), n_quads, to]);
         }
+        let x_rows = rows.as_ref().map_or(address(&quads), |_| address(&in_rows));
         let kernel = kernels.get(&spec, i, (machine, features));
         let mut y = vec![UNTOUCHED; (n + 4) * panel];
         for block in &m.row_blocks {
@@ -114,9 +123,9 @@ fn check(
             let y = address_mut(&mut y) + (row * panel * 4) as u64;
             if in_singles {
                 let bias = address(&bias) + (row * 4) as u64;
-                kernel.call(&[bytes, address(&singles), y, bias]);
+                kernel.call(&[bytes, x_rows, y, bias]);
             } else {
-                kernel.call(&[bytes, address(&quads), y]);
+                kernel.call(&[bytes, x_rows, y]);
             }
         }
         for row in 0..n + 4 {
@@ -217,7 +226,7 @@ fn n_bins(m: &PackedMatrix) -> usize {
 
 /// The cost model knows what the packer does with a matrix before it has packed it.
 #[test]
-fn quads_and_bins_are_foreseen() {
+fn stored_weights_and_bins_are_foreseen() {
     let (n, k) = (64, 768);
     let hash = |i: usize| (i as u32 + 1).wrapping_mul(2_654_435_761) ^ (i as u32) << 7;
     let random = |i: usize| (hash(i).wrapping_mul(2_246_822_519) >> 8) as i32;
@@ -241,6 +250,7 @@ fn quads_and_bins_are_foreseen() {
             let found = IntegerWeights::of(&w, k);
             let bytes = pack_integer(Arithmetic::Bytes, WeightFormat::Dense, n, k, &w).unwrap();
             let words = pack_integer(Arithmetic::Words, WeightFormat::Dense, n, k, &w).unwrap();
+            let pairs = pack_integer(Arithmetic::Bytes, FORMATS[1], n, k, &w).unwrap();
             for (what, foreseen, packed, tolerance) in [
                 ("words", found.quads as f64, words.nnz_stored / 4, 0.01),
                 (
@@ -250,6 +260,13 @@ fn quads_and_bins_are_foreseen() {
                     0.03,
                 ),
                 ("bins", found.bins, n_bins(&bytes), 0.25),
+                ("weights", found.weights as f64, pairs.nnz_stored, 0.2),
+                (
+                    "bins of pairs",
+                    found.bins_of_pairs,
+                    2 * n_bins(&pairs),
+                    0.25,
+                ),
             ] {
                 let ratio = foreseen / packed as f64;
                 assert!(

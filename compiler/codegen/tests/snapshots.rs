@@ -88,6 +88,13 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             panel,
             lanes,
         },
+        KernelSpec::ByteRows { panel, lanes },
+        KernelSpec::IntegerMatmul {
+            format: WeightFormat::Unstructured,
+            arithmetic: Arithmetic::Bytes,
+            panel,
+            lanes,
+        },
         KernelSpec::Vertical {
             vertical: requantize(),
             panel,

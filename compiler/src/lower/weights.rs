@@ -137,7 +137,7 @@ fn packed_tensor(
 /// What the kernel of integers computes in.
 fn arithmetic(chosen: Choice) -> Arithmetic {
     match chosen.kernel {
-        Kernel::Bytes => Arithmetic::Bytes,
+        Kernel::Bytes | Kernel::Pairs => Arithmetic::Bytes,
         Kernel::Words => Arithmetic::Words,
         Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => {
             Arithmetic::Singles

@@ -52,13 +52,16 @@ impl Matrix {
 
     /// The kernels that multiply this matrix from `format`, exactly if it is of integers.
     fn kernels(&self, format: WeightFormat) -> impl Iterator<Item = Kernel> {
-        let quads = matches!(format, WeightFormat::Dense | WeightFormat::Bsr { r: 1, .. });
+        let of_integers: &[Kernel] = match (&self.integers, format) {
+            (None, _) => &[],
+            (Some(_), WeightFormat::Dense | WeightFormat::Bsr { r: 1, .. }) => {
+                &[Kernel::Bytes, Kernel::Words]
+            }
+            (Some(_), _) => &[Kernel::Pairs],
+        };
         let singles = Kernel::of_singles(format);
-        let in_quads = QUADS
-            .into_iter()
-            .filter(move |_| quads && self.integers.is_some());
         let exact_in_f32 = self.integers.as_ref().is_none_or(|w| w.exact_in_f32);
-        in_quads.chain(exact_in_f32.then_some(singles))
+        of_integers.iter().copied().chain(exact_in_f32.then_some(singles))
     }
 }
 
@@ -69,8 +72,8 @@ const FEW: f64 = 0.15;
 /// The same for the dense kernel.
 const DENSE_K_BLOCK: usize = 256;
 
-/// The same for the kernels of quads.
-const QUADS_K_BLOCK: usize = 768;
+/// The same for the kernels of integers.
+const INTEGERS_K_BLOCK: usize = 768;
 
 /// Bytes of weights that stay near the core between two panels.
 const NEAR_BYTES: f64 = 400e3;
@@ -101,20 +104,20 @@ pub enum Kernel {
     Bytes,
     /// Quads of integers, widened to 16 bits first.
     Words,
+    /// Pairs of any integers of a row, summed as [`Kernel::Bytes`].
+    Pairs,
 }
-
-/// The kernels of quads.
-const QUADS: [Kernel; 2] = [Kernel::Bytes, Kernel::Words];
 
 impl Kernel {
     /// Every kernel, in the order of [`KERNELS`].
-    pub const ALL: [Kernel; 6] = [
+    pub const ALL: [Kernel; 7] = [
         Kernel::Dense,
         Kernel::Unstructured,
         Kernel::Outputs4,
         Kernel::Inputs4,
         Kernel::Bytes,
         Kernel::Words,
+        Kernel::Pairs,
     ];
 
     /// The kernel for `f32` that runs a format.
@@ -155,10 +158,14 @@ impl Kernel {
                 (weights, quads(|w| w.bins), 1.0, 1.5)
             }
             Kernel::Words => (4.0 * quads(|w| w.quads as f64), 0.0, 1.0, 1.5),
+            Kernel::Pairs => {
+                let of = |of: fn(&IntegerWeights) -> f64| matrix.integers.as_ref().map_or(0.0, of);
+                (of(|w| w.weights as f64), of(|w| w.bins_of_pairs), 1.0, 4.0)
+            }
         };
         let k_block = match self {
             Kernel::Dense => DENSE_K_BLOCK,
-            Kernel::Bytes | Kernel::Words => QUADS_K_BLOCK,
+            Kernel::Bytes | Kernel::Words | Kernel::Pairs => INTEGERS_K_BLOCK,
             Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4
                 if pattern.nnz as f64 <= FEW * (pattern.n * pattern.k) as f64 =>
             {
@@ -175,7 +182,7 @@ impl Kernel {
     }
 
     /// Least cycles of `work` on rows of `vectors` vectors: two multiplications in a cycle. One of bytes takes four weights, and one
-    /// more widens a bin; one of words takes two.
+    /// more widens a bin, or two bins of pairs; one of words takes two.
     fn issue(self, work: Work, vectors: usize) -> f64 {
         let multiplications = match self {
             Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => {
@@ -183,6 +190,7 @@ impl Kernel {
             }
             Kernel::Bytes => work.weights / 4.0 + work.bins,
             Kernel::Words => work.weights / 2.0,
+            Kernel::Pairs => work.weights / 4.0 + work.bins / 2.0,
         };
         multiplications * vectors as f64 / 2.0
     }
@@ -301,9 +309,9 @@ pub struct Choice {
     pub cost: Cost,
 }
 
-/// How much faster than quads integers are to be in single precision. Packed weights serve every CPU, and one with dot products of
-/// bytes multiplies quads several times faster than this model knows.
-const QUADS_ADVANTAGE: f64 = 1.1;
+/// How much faster than quads integers are to be in pairs or in single precision. Packed weights serve every CPU, and one with dot
+/// products of bytes multiplies quads several times faster than this model knows.
+const QUADS_ADVANTAGE: f64 = 1.25;
 
 /// The format and the kernel that are predicted to be fastest of those that are exact; dense where nothing beats it.
 pub fn choose(matrix: &Matrix) -> Choice {
@@ -316,13 +324,10 @@ pub fn choose(matrix: &Matrix) -> Choice {
     fastest(matrix, sparse, Some(dense)).unwrap_or(dense)
 }
 
-/// The kernel that is predicted to be fastest for `format` of those that are exact. Formats for single weights and for blocks of
-/// outputs become quads where integers are not exact in `f32`.
+/// The kernel that is predicted to be fastest for `format` of those that are exact.
 pub fn choose_kernel(matrix: &Matrix, format: WeightFormat) -> Choice {
     let exact = matrix.kernels(format).map(|kernel| (format, kernel));
-    fastest(matrix, exact, None)
-        .or_else(|| fastest(matrix, QUADS.map(|kernel| (format, kernel)), None))
-        .expect("there are kernels of quads")
+    fastest(matrix, exact, None).expect("every format has a kernel that is exact")
 }
 
 /// The first of those that are predicted to be fastest, `best` before all.
@@ -332,8 +337,12 @@ fn fastest(
     best: Option<Choice>,
 ) -> Option<Choice> {
     let compared = |choice: &Choice| {
-        let in_singles = matrix.integers.is_some() && !QUADS.contains(&choice.kernel);
-        choice.cost.total() * if in_singles { QUADS_ADVANTAGE } else { 1.0 }
+        let in_quads = matches!(choice.kernel, Kernel::Bytes | Kernel::Words);
+        let factor = match (&matrix.integers, in_quads) {
+            (Some(_), false) => QUADS_ADVANTAGE,
+            (None, _) | (Some(_), true) => 1.0,
+        };
+        factor * choice.cost.total()
     };
     let choices = candidates.into_iter().map(|(format, kernel)| Choice {
         format,
@@ -429,7 +438,7 @@ fn normal_equations(rows: &[Row], used: u32) -> Option<[f64; TERMS]> {
 }
 
 /// Fitted constants, in the order of [`Kernel::ALL`]. Machine: AMD Zen 1, AVX2, one core.
-pub const KERNELS: [Constants; 6] = [
+pub const KERNELS: [Constants; 7] = [
     // Dense
     Constants {
         weight: [0.000, 0.000, 0.000, 0.000],
@@ -471,6 +480,13 @@ pub const KERNELS: [Constants; 6] = [
         bin: [0.0; 4],
         edge: [1.185, 0.919, 1.640, 2.194],
         far_byte: [0.006, 0.021, 0.052, 0.012],
+    },
+    // Pairs
+    Constants {
+        weight: [0.367, 0.493, 0.959, 0.889],
+        bin: [0.127, 0.127, 0.305, 0.415],
+        edge: [3.553, 4.431, 6.009, 7.383],
+        far_byte: [0.016, 0.019, 0.020, 0.017],
     },
 ];
 
@@ -531,23 +547,20 @@ mod tests {
         assert_eq!(chosen(&integers(2048, 0, 1, ends)), (dense, Kernel::Words));
         // Single precision is faster than either, but has only short sums of these.
         assert_eq!(chosen(&integers(384, 0, 1, ends)), (dense, Kernel::Dense));
-        let singles = (WeightFormat::Unstructured, Kernel::Unstructured);
-        assert_eq!(chosen(&integers(768, 80, 1, uniform)), singles);
+        let pairs = (WeightFormat::Unstructured, Kernel::Pairs);
+        assert_eq!(chosen(&integers(768, 80, 1, uniform)), pairs);
         assert_eq!(
             chosen(&integers(768, 80, 4, uniform)),
             (inputs, Kernel::Bytes)
         );
-        assert_eq!(
-            chosen(&integers(768, 80, 1, |_| 1000)),
-            (inputs, Kernel::Bytes)
-        );
+        assert_eq!(chosen(&integers(768, 80, 1, |_| 1000)), pairs);
     }
 
     #[test]
-    fn a_format_that_is_not_exact_is_run_as_quads() {
+    fn a_format_that_is_not_exact_in_f32_is_run_as_bytes() {
         let matrix = integers(2048, 0, 1, |_| 100);
         let choice = choose_kernel(&matrix, WeightFormat::Unstructured);
-        assert!(QUADS.contains(&choice.kernel));
+        assert_eq!(choice.kernel, Kernel::Pairs);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What the weights of an integer matrix prove about exact products with bytes, and what those products take.
 //!
-//! How matrices are stored in quads, four consecutive inputs of a row, and in bins of quads is in `compiler/docs/kernels.md`. What
-//! is counted here follows from sums of weights, in one pass over them; the packer finds out the same by packing.
+//! How matrices are stored in quads, four consecutive inputs of a row, or in pairs, any two of them, and in bins of these is in
+//! `compiler/docs/kernels.md`. What is counted here follows from sums of weights, in one pass over them; the packer finds out the
+//! same by packing.
 
 /// Greatest sum of the magnitudes of a row whose products with bytes are all whole numbers that `f32` has.
 const MAX_ROW_SUM: u64 = (1 << 24) / 255;
@@ -11,6 +12,9 @@ const BOUND: u64 = 128;
 
 /// Quads of the largest bins.
 const LARGEST_BIN: f64 = 4.0;
+
+/// Weights of the largest bins of pairs.
+const LARGEST_BIN_OF_PAIRS: f64 = 6.0;
 
 /// Part of the bound that bins leave unused, as weights do not add up to it: 1.2 is what the packer reaches, within a quarter.
 const SLACK: f64 = 1.2;
@@ -26,6 +30,10 @@ pub struct IntegerWeights {
     pub bounded_quads: usize,
     /// About how many bins these fill: no more than four quads fit in one, nor more weights than the bound.
     pub bins: f64,
+    /// Weights that are not zero; one that takes more than 8 bits counts as often as it is split.
+    pub weights: usize,
+    /// About how many bins of pairs these fill.
+    pub bins_of_pairs: f64,
 }
 
 impl IntegerWeights {
@@ -36,10 +44,12 @@ impl IntegerWeights {
             quads: 0,
             bounded_quads: 0,
             bins: 0.0,
+            weights: 0,
+            bins_of_pairs: 0.0,
         };
         for row in w.chunks(k.max(1)) {
             let mut sums = [0; 4];
-            let mut bounded = 0;
+            let (mut bounded, mut weights) = (0, 0);
             for quad in row.chunks(4) {
                 let mut quad_sums = [0; 4];
                 let mut n = 0;
@@ -47,7 +57,9 @@ impl IntegerWeights {
                     let w: i64 = w.into();
                     let magnitude = w.unsigned_abs();
                     quad_sums[i / 2 * 2 + usize::from(w < 0)] += magnitude;
-                    n = n.max(magnitude.div_ceil(if w < 0 { 128 } else { 127 }));
+                    let pieces = magnitude.div_ceil(if w < 0 { 128 } else { 127 });
+                    weights += pieces as usize;
+                    n = n.max(pieces);
                 }
                 let largest = quad_sums.into_iter().max().unwrap_or(0);
                 all.quads += n as usize;
@@ -60,6 +72,11 @@ impl IntegerWeights {
             all.exact_in_f32 &= sums.iter().sum::<u64>() <= MAX_ROW_SUM;
             all.bounded_quads += bounded;
             all.bins += (bounded as f64 / LARGEST_BIN).max(SLACK * largest / BOUND as f64);
+            // One sum holds all weights of a bin of pairs.
+            let largest = (sums[0] + sums[2]).max(sums[1] + sums[3]) as f64;
+            let places = weights as f64 / LARGEST_BIN_OF_PAIRS;
+            all.weights += weights;
+            all.bins_of_pairs += places.max(SLACK * largest / BOUND as f64);
         }
         all
     }

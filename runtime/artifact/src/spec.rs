@@ -97,6 +97,8 @@ pub enum KernelSpec {
     },
     /// The rows of a quad panel as `f32` rows.
     Widen { panel: u32, lanes: u32 },
+    /// The rows of a quad panel as rows of bytes.
+    ByteRows { panel: u32, lanes: u32 },
     /// The tail of a linear layer over rows of one panel, in place.
     Epilogue {
         activation: Activation,

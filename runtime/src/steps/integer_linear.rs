@@ -4,11 +4,13 @@
 //! task has computed, in place, or from memory of the thread where the result is bytes.
 //!
 //! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`, and what follows takes the sums as `f32`; only there is a
-//! bias, which sums begin with. Bytes become `f32` rows first, once for each panel, if x holds bytes.
+//! bias, which sums begin with. Quads become `f32` rows first, once for each panel, if x holds bytes; for a matrix of pairs they
+//! become rows of bytes.
 
 use std::sync::Arc;
 
 use lancet_artifact::{Arithmetic, Element, KernelSpec, Vertical};
+use lancet_codegen::formats;
 use lancet_ops::DType;
 
 use crate::panels::PanelShape;
@@ -28,16 +30,16 @@ pub(crate) struct IntegerLinear {
     parts: Parts,
     matmul: PanelKernels,
     in_singles: bool,
-    /// How bytes become `f32` rows, if they do.
-    widened: Option<Widened>,
+    /// How quads become rows, if they do.
+    rows: Option<Rows>,
     flops: u64,
 }
 
-/// Panels of `f32` that are made of the panels of bytes, one behind the other.
-struct Widened {
+/// Panels of rows, of `f32` or bytes, that are made of the panels of quads, one behind the other.
+struct Rows {
     shape: PanelShape,
     parts: Parts,
-    widen: PanelKernels,
+    kernels: PanelKernels,
 }
 
 /// Elements of a cache line: kernels for `f32` want panels to begin at one, and may read one past the end.
@@ -59,16 +61,21 @@ impl IntegerLinear {
         let (format, arithmetic) = (weights.format(), weights.arithmetic());
         let in_singles = arithmetic == Arithmetic::Singles;
         let x = sizes.required(0);
-        let widened = (in_singles && sizes.dtype(x) == DType::U8).then(|| {
-            // Four features for each row of quads; those beyond the last meet no weight.
+        let in_byte_rows = arithmetic == Arithmetic::Bytes && formats::in_byte_rows(format);
+        let rows = (sizes.dtype(x) == DType::U8 && (in_singles || in_byte_rows)).then(|| {
+            // Dwords of four features for each row of quads; those beyond the last meet no weight. Rows of bytes have at least 16.
+            let dwords = if in_singles { 4 } else { 2 };
             let shape = PanelShape {
-                features: 4 * x_shape.features,
+                features: dwords * x_shape.features,
                 ..x_shape
             };
-            Widened {
+            Rows {
                 shape,
                 parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
-                widen: sizes.kernels(shape, |panel, lanes| KernelSpec::Widen { panel, lanes }),
+                kernels: sizes.kernels(shape, |panel, lanes| match in_singles {
+                    true => KernelSpec::Widen { panel, lanes },
+                    false => KernelSpec::ByteRows { panel, lanes },
+                }),
             }
         });
         let tail = tail
@@ -101,7 +108,7 @@ impl IntegerLinear {
                 KernelSpec::matmul((format, arithmetic), panel, lanes)
             }),
             in_singles,
-            widened,
+            rows,
             flops: 2 * nnz * x_shape.tokens as u64,
         };
         let without_kernel = (0..y_shape.n_panels()).any(|p| !step.has_kernels(p));
@@ -113,8 +120,8 @@ impl IntegerLinear {
 
     /// Whether panel `p` is multiplied by a kernel.
     fn has_kernels(&self, p: usize) -> bool {
-        let widens = (self.widened.as_ref()).is_none_or(|w| w.widen.get(p).is_some());
-        widens && self.matmul.get(p).is_some()
+        let in_rows = (self.rows.as_ref()).is_none_or(|r| r.kernels.get(p).is_some());
+        in_rows && self.matmul.get(p).is_some()
     }
 
     pub(super) fn kernel_name(&self) -> Option<Arc<str>> {
@@ -134,22 +141,26 @@ impl IntegerLinear {
         let shared = &reads.model.shared;
         let matrix = &shared.matrices[self.matrix];
         let x = reads.panels(self.x);
-        let mut widened: &[f32] = &[];
-        if let Some(w) = &self.widened {
-            let len = (0..w.shape.n_panels())
-                .map(|p| w.shape.panel(p).len())
+        let mut in_rows: &[f32] = &[];
+        if let Some(r) = &self.rows {
+            let len = (0..r.shape.n_panels())
+                .map(|p| r.shape.panel(p).len())
                 .sum::<usize>();
             if workers.between.len() < len + 2 * LINE {
                 workers.between.resize(len + 2 * LINE, 0.0);
             }
             let start = workers.between.as_ptr().align_offset(4 * LINE).min(LINE);
             let panels = &mut workers.between[start..start + len + LINE];
-            workers.team.for_each_part(&w.parts, panels, |p, _, y| {
-                if let Some(kernel) = w.widen.get(p) {
-                    kernel.widen(&x[self.x_shape.panel(p)], w.shape.features / 4, y);
+            workers.team.for_each_part(&r.parts, panels, |p, _, y| {
+                if let Some(kernel) = r.kernels.get(p) {
+                    let (x, n_quads) = (&x[self.x_shape.panel(p)], self.x_shape.features);
+                    match self.in_singles {
+                        true => kernel.widen(x, n_quads, y),
+                        false => kernel.byte_rows(x, n_quads, y),
+                    }
                 }
             })?;
-            widened = panels;
+            in_rows = panels;
         }
         let mut scalars = [0.0; Vertical::MAX_OPERANDS];
         let operands = (self.tail.as_ref()).map(|tail| (tail, tail.read(reads, &mut scalars)));
@@ -163,16 +174,17 @@ impl IntegerLinear {
                 let rows = &matrix.row_blocks()[block];
                 let (row0, n_rows) = (rows.row0 as usize, rows.n_rows as usize);
                 let (x, bias) = (&x[self.x_shape.panel(p)], &bias[row0..row0 + n_rows]);
-                let product = |y: &mut [f32]| match (self.matmul.get(p), self.in_singles) {
-                    (Some(kernel), false) => kernel.integer_matmul(matrix, block, x, y),
-                    (Some(kernel), true) if self.has_kernels(p) => {
-                        let x = (self.widened.as_ref()).map_or(x, |w| &widened[w.shape.panel(p)]);
-                        kernel.matmul(matrix, block, [p, n_panels], x, bias, y);
+                let kernel = self.matmul.get(p).filter(|_| self.has_kernels(p));
+                let x_rows = || (self.rows.as_ref()).map_or(x, |r| &in_rows[r.shape.panel(p)]);
+                let product = |y: &mut [f32]| match (kernel, self.in_singles) {
+                    (Some(kernel), false) => kernel.integer_matmul(matrix, block, x_rows(), y),
+                    (Some(kernel), true) => {
+                        kernel.matmul(matrix, block, [p, n_panels], x_rows(), bias, y);
                     }
-                    _ => {
+                    (None, _) => {
                         let k = matrix.k();
                         let w = &shared.unpacked(self.matrix)[row0 * k..(row0 + n_rows) * k];
-                        let in_bytes = !self.in_singles || self.widened.is_some();
+                        let in_bytes = !self.in_singles || self.rows.is_some();
                         portable((w, k), (x, in_bytes), self.x_shape.stride(p), y);
                         if self.in_singles {
                             for (y, bias) in y.chunks_exact_mut(self.sums.stride(p)).zip(bias) {

@@ -84,16 +84,27 @@ pub fn stored_format(format: WeightFormat, k: usize) -> WeightFormat {
     }
 }
 
-/// The format whose records store weights of `arithmetic` in `format`, for a matrix of `k` inputs: quads for all bytes and words
-/// but dense ones, otherwise that of [`stored_format`].
+/// The format whose records store weights of `arithmetic` in `format`, for a matrix of `k` inputs: pairs for bytes that are neither
+/// dense nor in blocks of inputs, quads for all other bytes and words, otherwise that of [`stored_format`].
 pub fn stored_format_of(arithmetic: Arithmetic, format: WeightFormat, k: usize) -> WeightFormat {
     match (arithmetic, format) {
         (Arithmetic::Float | Arithmetic::Singles, _) => stored_format(format, k),
         (_, WeightFormat::Dense) => WeightFormat::Dense,
-        (_, WeightFormat::Unstructured | WeightFormat::Bsr { .. }) => {
+        (Arithmetic::Words, WeightFormat::Unstructured | WeightFormat::Bsr { .. }) => {
             WeightFormat::Bsr { r: 1, c: 4 }
         }
+        (Arithmetic::Bytes, _) => match stored_format(format, k) {
+            WeightFormat::Bsr { r: 1, c } => WeightFormat::Bsr { r: 1, c },
+            WeightFormat::Dense | WeightFormat::Unstructured | WeightFormat::Bsr { .. } => {
+                WeightFormat::Unstructured
+            }
+        },
     }
+}
+
+/// Whether bytes that are stored in `format` are multiplied with byte rows instead of quads.
+pub fn in_byte_rows(format: WeightFormat) -> bool {
+    integer::Stream::of(format) == integer::Stream::Pairs
 }
 
 /// Greatest sum of the magnitudes of a row of [`Arithmetic::Singles`]: its products with bytes are whole numbers that stay
@@ -275,7 +286,7 @@ pub fn validate(
                 sparse::validate(kind, n_rows, k, bytes)
             }
             (Arithmetic::Bytes | Arithmetic::Words, _) => {
-                integer::validate(arithmetic, n_rows, k, bytes)
+                integer::validate((format, arithmetic), n_rows, k, bytes)
             }
         }
         .map_err(invalid)?;

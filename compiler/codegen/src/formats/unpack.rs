@@ -27,9 +27,9 @@ pub fn unpack_block(
             sparse::validate(kind, n_rows, k, block).and_then(|()| unpack_sparse(kind, k, block, w))
         }
         (Arithmetic::Bytes | Arithmetic::Words, _) => {
-            integer::visit(arithmetic, n_rows, k, block, |row, column, weights| {
+            integer::visit((format, arithmetic), n_rows, k, block, |row, column, weights| {
                 let row = &mut w[row * k..(row + 1) * k];
-                for (w, v) in row[column..].iter_mut().zip(weights) {
+                for (w, &v) in row[column..].iter_mut().zip(weights) {
                     *w += f32::from(v);
                 }
             })

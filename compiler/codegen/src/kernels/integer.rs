@@ -1,6 +1,7 @@
-//! Integer weights times one panel of quads: streams of `{ i8 w[4], u16 offset }`, one row at a time, exact in i32.
+//! Integer weights times one panel of bytes, one row at a time, exact in i32.
 //!
-//! Arguments: row block, x panel `u8[ceil(k / 4)][W][4]`, y at the block's first row, `i32[n_rows][W]`.
+//! Arguments: row block, x panel, y at the block's first row, `i32[n_rows][W]`. The panel holds quads, `u8[ceil(k / 4)][W][4]`, for a
+//! stream of quads `{ i8 w[4], u16 offset }`, and byte rows `u8[k][16 or 32]` for a stream of pairs `{ i8 w[4], u16 offset[2] }`.
 //!
 //! One vector register of x holds four inputs of each of its tokens, so that one quad of weights, broadcast, meets all of
 //! them. By what the CPU has and what the weights prove:
@@ -10,14 +11,20 @@
 //! * *bins*: products of bytes, added in 16 bits over a bin that cannot saturate, then widened: per quad and vector a load,
 //!   a multiplication and an addition, per bin and vector two more.
 //! * *words*: bytes widened to 16 bits, even and odd ones apart: seven instructions per quad and vector.
+//!
+//! One register of x holds one input of each of four times as many tokens. Two of them, interleaved, are what the products of a
+//! *pair* of weights are computed of, whichever inputs they are: per pair and 16 tokens two interleavings, two multiplications and
+//! two additions in 16 bits. Bins of as many pairs, two and two, are interleaved as well and widened together.
 
 use lancet_artifact::Arithmetic;
 
 use super::{Chunk, Tile};
 use crate::CpuFeatures;
 use crate::formats::HEADER_BYTES;
-use crate::formats::integer::{BINS, ENTRY_BYTES, GROUP_BYTES, QUAD_BYTES};
-use crate::kir::{Addr, Binary, Builder, Program, Scalar, Shift, Vector, Width, at};
+use crate::formats::integer::{ENTRY_BYTES, GROUP_BYTES, Stream};
+use crate::kir::{
+    Addr, Binary, Builder, Half, Piece, Program, Scalar, Scale, Shift, Vector, Width, at,
+};
 
 /// How products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +32,14 @@ pub(super) enum Method {
     Dots,
     Bins,
     Words,
+    Pairs,
 }
 
 impl Method {
-    pub(super) fn of(arithmetic: Arithmetic, features: &CpuFeatures) -> Method {
-        if features.dots() {
+    pub(super) fn of(stream: Stream, arithmetic: Arithmetic, features: &CpuFeatures) -> Method {
+        if stream == Stream::Pairs {
+            Method::Pairs
+        } else if features.dots() {
             Method::Dots
         } else if arithmetic == Arithmetic::Bytes && features.wide() {
             Method::Bins
@@ -38,11 +48,20 @@ impl Method {
         }
     }
 
+    /// The lanes of `tile` at the width of this method's panels.
+    pub(super) fn tile(self, tile: Tile) -> Tile {
+        match self {
+            Method::Pairs => tile.of_byte_rows(),
+            Method::Dots | Method::Bins | Method::Words => tile,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
-            Method::Dots => "dots",
-            Method::Bins => "bins",
-            Method::Words => "words",
+            Method::Dots => "quads_dots",
+            Method::Bins => "quads_bins",
+            Method::Words => "quads_words",
+            Method::Pairs => "pairs",
         }
     }
 }
@@ -64,6 +83,7 @@ pub(super) fn program(name: String, method: Method, tile: &Tile) -> Program {
         entry,
         count,
         offset: b.scalar(),
+        second: b.scalar(),
         xk: b.scalar(),
         stream: b.scalar(),
         group: b.scalar(),
@@ -88,8 +108,10 @@ struct Integer {
     /// Entry of the current k-block.
     entry: Scalar,
     count: Scalar,
-    /// Offset of x of the current quad.
+    /// Offset of x of the current quad, or of the first weight of a pair.
     offset: Scalar,
+    /// That of the second.
+    second: Scalar,
     /// First row of x in the k-block.
     xk: Scalar,
     stream: Scalar,
@@ -103,9 +125,9 @@ struct Integer {
 struct Registers {
     /// Sums by chain and vector; chains take quads in turn and are summed at the end.
     chains: Vec<Vec<Vector>>,
-    /// Bins: ones, in 16 bits. Words: the even bytes of a lane.
+    /// Bins and pairs: ones, in 16 bits. Words: the even bytes of a lane.
     constant: Vector,
-    /// Bins: the sums of the bin.
+    /// Bins and pairs: the sums of a bin; of two bins of pairs.
     words: Vec<Vector>,
     temps: Vec<Vector>,
 }
@@ -117,7 +139,7 @@ impl Integer {
             b.load_scalar(self.offset, Width::B32, at(self.entry, 0));
             b.lea(
                 self.xk,
-                at(self.xk, 0).index(self.offset, self.tile.scale()),
+                at(self.xk, 0).index(self.offset, self.x_scale()),
             );
             b.load_scalar(self.count, Width::B32, at(self.entry, 4));
             b.load_scalar(self.group, Width::B32, at(self.entry, 8));
@@ -136,20 +158,26 @@ impl Integer {
         // Dot products wait for each other; sums of the other methods take one cycle.
         let n_chains = match self.method {
             Method::Dots => 8 / v.next_power_of_two(),
-            Method::Bins | Method::Words => 1,
+            Method::Bins | Method::Words | Method::Pairs => 1,
+        };
+        let n_words = match self.method {
+            Method::Dots | Method::Words => 0,
+            Method::Bins => v,
+            Method::Pairs => 2 * v.div_ceil(2),
         };
         let registers = Registers {
             chains: (0..n_chains).map(|_| b.vectors(v)).collect(),
             constant: b.vector(),
-            words: b.vectors(if self.method == Method::Bins { v } else { 0 }),
+            words: b.vectors(n_words),
             temps: b.vectors(match self.method {
                 Method::Dots | Method::Words => 5,
                 Method::Bins => 6,
+                Method::Pairs => 3,
             }),
         };
         match self.method {
             Method::Dots => {}
-            Method::Bins => b.constant_bits(registers.constant, 0x0001_0001),
+            Method::Bins | Method::Pairs => b.constant_bits(registers.constant, 0x0001_0001),
             Method::Words => b.constant_bits(registers.constant, 0x00ff_00ff),
         }
         registers
@@ -168,14 +196,18 @@ impl Integer {
             }
         }
         match self.method {
-            Method::Bins => {
-                for (i, &size) in BINS.iter().enumerate() {
+            Method::Bins | Method::Pairs => {
+                let stream = self.stream_kind();
+                for (i, size) in stream.bins().into_iter().enumerate() {
                     b.load_scalar(self.n, Width::B16, at(self.group, 4 + 2 * i as i32));
                     b.repeat(self.n, |b| {
                         for i in 0..size {
-                            self.quad_of_bin(b, registers, chunk, (i, size));
+                            match stream {
+                                Stream::Quads => self.quad_of_bin(b, registers, chunk, (i, size)),
+                                Stream::Pairs => self.pair_of_bins(b, registers, (i, size)),
+                            }
                         }
-                        b.add_imm(self.stream, (size * QUAD_BYTES) as i32);
+                        b.add_imm(self.stream, (size * stream.record_bytes()) as i32);
                     });
                 }
             }
@@ -195,7 +227,7 @@ impl Integer {
                                 self.quad_of_words(b, registers, chunk, i);
                             }
                         }
-                        b.add_imm(self.stream, (unroll * QUAD_BYTES) as i32);
+                        b.add_imm(self.stream, (unroll * Stream::Quads.record_bytes()) as i32);
                     });
                 }
             }
@@ -210,13 +242,28 @@ impl Integer {
         b.add_imm(self.group, GROUP_BYTES as i32);
     }
 
+    fn stream_kind(&self) -> Stream {
+        match self.method {
+            Method::Pairs => Stream::Pairs,
+            Method::Dots | Method::Bins | Method::Words => Stream::Quads,
+        }
+    }
+
+    /// What offsets of x are multiplied by.
+    fn x_scale(&self) -> Scale {
+        match self.method {
+            Method::Pairs => self.tile.byte_row_scale(),
+            Method::Dots | Method::Bins | Method::Words => self.tile.scale(),
+        }
+    }
+
     fn at_vector(&self, addr: Addr, j: usize, chunk: Chunk) -> Addr {
         addr.plus(chunk.bytes + (j * self.tile.vl * 4) as i32)
     }
 
     /// Loads the offset of quad `i` and broadcasts its weights.
     fn quad(&self, b: &mut Builder, w: Vector, i: usize) {
-        let bytes = (i * QUAD_BYTES) as i32;
+        let bytes = (i * Stream::Quads.record_bytes()) as i32;
         b.load_scalar(self.offset, Width::B16, at(self.stream, bytes + 4));
         b.broadcast(w, at(self.stream, bytes));
     }
@@ -251,6 +298,40 @@ impl Integer {
             for (&sum, &acc) in registers.words.iter().zip(&registers.chains[0]) {
                 b.binary(Binary::WordPairs, sum, sum, registers.constant);
                 b.binary(Binary::IntAdd, acc, acc, sum);
+            }
+        }
+    }
+
+    /// Pair `i` of two bins of together `size`. Sums of 16 tokens each are in one register for the low half of their bytes and,
+    /// where there are as many tokens, one for the high half.
+    fn pair_of_bins(&self, b: &mut Builder, registers: &Registers, (i, size): (usize, usize)) {
+        let [w, x, t] = registers.temps[..] else {
+            return;
+        };
+        let (first, second) = registers.words.split_at(registers.words.len() / 2);
+        let sums = if i < size / 2 { first } else { second };
+        let bytes = (i * Stream::Pairs.record_bytes()) as i32;
+        b.load_scalar(self.second, Width::B32, at(self.stream, bytes + 4));
+        b.low16(self.offset, self.second);
+        b.shr_imm(self.second, 16);
+        b.broadcast(w, at(self.stream, bytes));
+        let [x_at, other] = [self.offset, self.second].map(|o| at(self.xk, 0).index(o, self.x_scale()));
+        let starts = i % (size / 2) == 0;
+        b.load(x, x_at);
+        for (&sum, half) in sums.iter().zip([Half::Low, Half::High]) {
+            let products = if starts { sum } else { t };
+            b.binary(Binary::Interleave(Piece::Byte, half), products, x, other);
+            b.binary(Binary::BytePairs, products, products, w);
+            if !starts {
+                b.binary(Binary::WordAdd, sum, sum, products);
+            }
+        }
+        if i + 1 == size {
+            for (j, &acc) in registers.chains[0].iter().enumerate() {
+                let half = [Half::Low, Half::High][j % 2];
+                b.binary(Binary::Interleave(Piece::Word, half), t, first[j / 2], second[j / 2]);
+                b.binary(Binary::WordPairs, t, t, registers.constant);
+                b.binary(Binary::IntAdd, acc, acc, t);
             }
         }
     }

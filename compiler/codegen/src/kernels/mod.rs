@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod attention_tile;
+pub mod byte_rows;
 mod dense;
 mod elementwise;
 pub mod embedding;
@@ -16,6 +17,7 @@ mod widen;
 
 use lancet_artifact::{Arithmetic, WeightFormat};
 
+use crate::formats::integer::Stream;
 use crate::formats::sparse::Kind;
 use crate::kir::{Program, Scale};
 use crate::{CpuFeatures, EmitError, KernelSpec};
@@ -64,10 +66,16 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             {
                 return Err(error("integers are not stored in this format"));
             }
-            let method = integer::Method::of(arithmetic, features);
-            let how = method.name();
-            let name = format!("i8_matmul_quads_{how}_{panel}x{lanes}_v{}", tile.vl);
+            let method = integer::Method::of(Stream::of(format), arithmetic, features);
+            let (tile, how) = (method.tile(tile), method.name());
+            let name = format!("i8_matmul_{how}_{panel}x{lanes}_v{}", tile.vl);
             Ok(integer::program(name, method, &tile))
+        }
+        KernelSpec::ByteRows { panel, lanes } => {
+            let tile = Tile::new(panel, lanes, features).map_err(error)?;
+            let tile = tile.of_byte_rows();
+            let name = format!("i8_byte_rows_{panel}x{lanes}_v{}", tile.vl);
+            Ok(byte_rows::program(name, &tile))
         }
         KernelSpec::Widen { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;

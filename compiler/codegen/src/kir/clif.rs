@@ -4,7 +4,7 @@
 //! any scalar, prefetches are dropped, loops are top-tested.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::{F32, F32X4, I8, I16, I16X8, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{F32, F32X4, I8, I8X16, I16, I16X8, I32, I32X4, I64};
 use cranelift_codegen::ir::{
     AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
 };
@@ -12,7 +12,9 @@ use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use target_lexicon::PointerWidth;
 
-use super::{Addr, Binary, Compare, Op, Operand, Program, Scalar, Shift, Unary, Vector, Width};
+use super::{
+    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+};
 use crate::features::{CallingConvention, CpuFeatures, Isa};
 
 /// Lowers `program` to a Cranelift function. Without the `fma` feature on x86-64 products are rounded before they are
@@ -162,12 +164,17 @@ impl Emitter<'_> {
     }
 
     fn floats(&mut self, v: Value) -> Value {
-        let flags = if self.b.func.dfg.value_type(v) == I16X8 {
+        let flags = if matches!(self.b.func.dfg.value_type(v), I16X8 | I8X16) {
             MemFlagsData::new().with_endianness(Endianness::Little)
         } else {
             MemFlagsData::new()
         };
         self.b.ins().bitcast(F32X4, flags, v)
+    }
+
+    fn bytes(&mut self, v: Value) -> Value {
+        let flags = MemFlagsData::new().with_endianness(Endianness::Little);
+        self.b.ins().bitcast(I8X16, flags, v)
     }
 
     fn words(&mut self, v: Value) -> Value {
@@ -226,6 +233,28 @@ impl Emitter<'_> {
                 // A product of an unsigned and a signed byte fits 16 bits.
                 let (even, odd) = (self.b.ins().imul(x0, y0), self.b.ins().imul(x1, y1));
                 let z = self.b.ins().sadd_sat(even, odd);
+                self.floats(z)
+            }
+            Binary::Interleave(piece, half) => {
+                let (x, y) = (self.bytes(x), self.bytes(y));
+                let size = match piece {
+                    Piece::Byte => 1,
+                    Piece::Word => 2,
+                };
+                let first = match half {
+                    Half::Low => 0,
+                    Half::High => 8,
+                };
+                let places = [0u8; 16].map({
+                    let mut i = 0;
+                    move |_| {
+                        let (piece, byte) = (i / size, i % size);
+                        i += 1;
+                        piece % 2 * 16 + first + piece / 2 * size + byte
+                    }
+                });
+                let places = self.b.func.dfg.immediates.push(places.as_slice().into());
+                let z = self.b.ins().shuffle(x, y, places);
                 self.floats(z)
             }
         }

@@ -132,6 +132,22 @@ pub enum Binary {
     WordPairs,
     /// Each i16 is two bytes, unsigned in `a` and signed in `b`: the sum of their products, saturated to i16.
     BytePairs,
+    /// In each group of four lanes, pieces of a half of `a` and of the same half of `b` in turn.
+    Interleave(Piece, Half),
+}
+
+/// What is interleaved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Byte,
+    Word,
+}
+
+/// Half of a group of four lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Low,
+    High,
 }
 
 /// `dst = op src`, lane by lane.

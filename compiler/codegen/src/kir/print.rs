@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Addr, Binary, Compare, Op, Operand, Program, Scalar, Shift, Unary, Vector, Width};
+use super::{
+    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+};
 
 impl Display for Vector {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -80,6 +82,10 @@ fn binary(op: Binary) -> &'static str {
         Binary::WordAdd => "iadd16",
         Binary::WordPairs => "pairs16",
         Binary::BytePairs => "pairs8",
+        Binary::Interleave(Piece::Byte, Half::Low) => "interleave8.low",
+        Binary::Interleave(Piece::Byte, Half::High) => "interleave8.high",
+        Binary::Interleave(Piece::Word, Half::Low) => "interleave16.low",
+        Binary::Interleave(Piece::Word, Half::High) => "interleave16.high",
     }
 }
 

@@ -9,7 +9,9 @@ mod assembler;
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 use self::assembler::Assembler;
-use super::{Addr, Binary, Compare, Op, Operand, Program, Scalar, Shift, Unary, Vector, Width};
+use super::{
+    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+};
 use crate::EmitError;
 use crate::features::{CallingConvention, CpuFeatures};
 
@@ -694,6 +696,26 @@ fn binary(op: Binary) -> [Code; 3] {
             VEX_Vpmaddubsw_xmm_xmm_xmmm128,
             VEX_Vpmaddubsw_ymm_ymm_ymmm256,
             EVEX_Vpmaddubsw_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::Interleave(Piece::Byte, Half::Low) => [
+            VEX_Vpunpcklbw_xmm_xmm_xmmm128,
+            VEX_Vpunpcklbw_ymm_ymm_ymmm256,
+            EVEX_Vpunpcklbw_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::Interleave(Piece::Byte, Half::High) => [
+            VEX_Vpunpckhbw_xmm_xmm_xmmm128,
+            VEX_Vpunpckhbw_ymm_ymm_ymmm256,
+            EVEX_Vpunpckhbw_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::Interleave(Piece::Word, Half::Low) => [
+            VEX_Vpunpcklwd_xmm_xmm_xmmm128,
+            VEX_Vpunpcklwd_ymm_ymm_ymmm256,
+            EVEX_Vpunpcklwd_zmm_k1z_zmm_zmmm512,
+        ],
+        Binary::Interleave(Piece::Word, Half::High) => [
+            VEX_Vpunpckhwd_xmm_xmm_xmmm128,
+            VEX_Vpunpckhwd_ymm_ymm_ymmm256,
+            EVEX_Vpunpckhwd_zmm_k1z_zmm_zmmm512,
         ],
     }
 }
