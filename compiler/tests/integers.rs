@@ -376,7 +376,7 @@ fn sums_over_many_keys_are_wider_than_singles() {
 
 #[test]
 fn every_arithmetic_that_is_chosen_is_exact() {
-    use Arithmetic::{Bytes, Singles, Words};
+    use Arithmetic::{Bytes, Words};
     // Few large weights, many that are not exact in `f32`, and as many as are; and with zeros between.
     for (k, range, sparsity, stored) in [
         (768, "-127..127", "", ("dense", Bytes)),
@@ -389,7 +389,6 @@ fn every_arithmetic_that_is_chosen_is_exact() {
             ", sparsity = 0.5, block = 1x4",
             ("bsr 1x4", Words),
         ),
-        (516, "120..127", "", ("dense", Singles)),
         (
             768,
             "-127..127",

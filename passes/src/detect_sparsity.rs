@@ -23,8 +23,7 @@
 //!
 //! Preconditions: the weight is a constant `[n, k]` of `f32`, or of integers under `integer_linear`. Where it is not, the pass
 //! declines with a remark and the layer runs portably. Integers are multiplied in formats `dense` and `bsr 1x4` as bytes, widened
-//! first where their bins would be many, in the others as pairs of bytes, and in every format in single precision, which is chosen
-//! only where 255 times the sum of the magnitudes of a row is at most 2^24, so that no order of summation is inexact.
+//! first where their bins would be many, and in the others as pairs of bytes.
 //!
 //! Numeric effect: reassociates. Products with a weight that is zero are left out, so an infinite input no longer gives a
 //! NaN where its weight is zero.
@@ -149,7 +148,7 @@ fn arithmetic(kernel: Kernel) -> &'static str {
         Kernel::Bytes => "bytes",
         Kernel::Pairs => "pairs of bytes",
         Kernel::Words => "words",
-        Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => "singles",
+        Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => "floats",
     }
 }
 

@@ -89,8 +89,12 @@ fn predict(case: &Case, nnz_cycles: f64) -> (Kernel, Sample, f64) {
     let mut rng = Rng(SEED);
     let w = weight(case, &mut rng);
     let kernel = match case.arithmetic {
-        Arithmetic::Float | Arithmetic::Singles => Kernel::of_singles(format),
-        Arithmetic::Bytes if in_byte_rows(stored_format_of(Arithmetic::Bytes, case.format, case.k)) => Kernel::Pairs,
+        Arithmetic::Float => Kernel::of_floats(format),
+        Arithmetic::Bytes
+            if in_byte_rows(stored_format_of(Arithmetic::Bytes, case.format, case.k)) =>
+        {
+            Kernel::Pairs
+        }
         Arithmetic::Bytes => Kernel::Bytes,
         Arithmetic::Words => Kernel::Words,
     };
@@ -244,7 +248,7 @@ fn run(
     bias: u64,
 ) {
     let x_rows = match m.arithmetic {
-        Arithmetic::Float | Arithmetic::Singles => m.k,
+        Arithmetic::Float => m.k,
         Arithmetic::Bytes | Arithmetic::Words => m.k.div_ceil(4),
     };
     for block in &m.row_blocks {
@@ -399,7 +403,6 @@ fn main() {
     }
     let mut samples: Vec<(Kernel, Sample)> = Vec::new();
     let (mut n_measured, mut n_predicted) = (0, 0);
-    // Integers in single precision run the kernels for floats.
     let integers = Spread::ALL.into_iter().flat_map(|spread| {
         [Arithmetic::Bytes, Arithmetic::Words].map(|arithmetic| (arithmetic, Some(spread)))
     });

@@ -96,38 +96,19 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
                 return Err("the weight holds no integers".to_owned());
             }
             let (n, k) = (matrix.n as usize, matrix.k as usize);
-            let in_singles = matrix.arithmetic == Arithmetic::Singles;
-            let x = cx.input(0)?;
-            if in_singles && values[x].dtype == DType::F32 {
-                cx.panels_of(x, DType::F32, k)?;
-            } else {
-                cx.panels_of(x, DType::U8, k)?;
-            }
-            if let Some(bias) = cx.optional(1) {
-                if !in_singles {
-                    return Err("only sums in single precision begin with a bias".to_owned());
-                }
-                cx.vector(bias, n)?;
-            }
+            cx.panels_of(cx.input(0)?, DType::U8, k)?;
             let Some(tail) = tail else {
-                if in_singles {
-                    return Err("sums in single precision are no result".to_owned());
-                }
-                cx.counts(1, 2)?;
+                cx.counts(1, 1)?;
                 return cx.panels_of(cx.output(), DType::I32, n);
             };
             let product = VerticalOperand {
-                element: if in_singles {
-                    Element::F32
-                } else {
-                    Element::I32
-                },
+                element: Element::I32,
                 extent: Extent::Panels,
             };
             if tail.operands.first() != Some(&product) {
                 return Err("the first operand is not the product".to_owned());
             }
-            let inputs = (2..step.inputs.len()).map(Some);
+            let inputs = (1..step.inputs.len()).map(Some);
             cx.vertical(
                 tail,
                 &std::iter::once(None).chain(inputs).collect::<Vec<_>>(),

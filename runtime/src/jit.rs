@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use lancet_artifact::{
-    Arithmetic, Element, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
+    Arithmetic, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
     VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 use lancet_codegen::kernels::attention_tile::{HEIGHTS, heights};
-use lancet_codegen::kernels::byte_rows;
 pub(crate) use lancet_codegen::kernels::attention_tile::{KEYS, PARAMETERS};
+use lancet_codegen::kernels::byte_rows;
 
 use crate::mmap::Bytes;
 
@@ -74,7 +74,7 @@ impl Matrix {
         let n_groups = desc.row_blocks.iter().map(|block| {
             let block = &packed[block.offset as usize..][..block.len as usize];
             match desc.arithmetic {
-                Arithmetic::Float | Arithmetic::Singles => formats::n_groups(desc.format, block),
+                Arithmetic::Float => formats::n_groups(desc.format, block),
                 Arithmetic::Bytes | Arithmetic::Words => 0,
             }
         });
@@ -209,7 +209,7 @@ impl Kernel {
         let (panel, n_rows) = (panel as usize, matrix.row_blocks[block].n_rows as usize);
         assert!(
             format == matrix.format
-                && matches!(matrix.arithmetic, Arithmetic::Float | Arithmetic::Singles)
+                && matrix.arithmetic == Arithmetic::Float
                 && x.len() >= matrix.k * panel
                 && y.len() >= n_rows * panel
                 && bias.len() >= n_rows,
@@ -266,25 +266,6 @@ impl Kernel {
         ];
         // SAFETY: the block was validated for this format, arithmetic and `k` (`Matrix::new`), so every address that the
         // kernel forms lies in the block, in the rows of x, or in the block's rows of y, whose lengths were just checked.
-        unsafe { self.call(&args) }
-    }
-
-    /// The first `n_quads` rows of quads of a panel as four rows of `f32` each: `x` is `[n_quads][panel]`, `y` `[4 n_quads][panel]`.
-    ///
-    /// # Panics
-    /// If the sizes are not those of this kernel.
-    pub(crate) fn widen(&self, x: &[f32], n_quads: usize, y: &mut [f32]) {
-        let KernelSpec::Widen { panel, .. } = self.spec else {
-            panic!("{} does not widen bytes", self.name);
-        };
-        let len = n_quads * panel as usize;
-        assert!(
-            x.len() >= len && y.len() / 4 >= len,
-            "{}: sizes do not fit",
-            self.name
-        );
-        let args = [x.as_ptr() as u64, n_quads as u64, y.as_mut_ptr() as u64];
-        // SAFETY: the kernel reads `n_quads` rows of x and writes four times as many of y; both lengths were just checked.
         unsafe { self.call(&args) }
     }
 
@@ -347,13 +328,7 @@ impl Kernel {
             panic!("{} is no expression", self.name);
         };
         let panel = *panel as usize;
-        let in_quads = matches!(
-            vertical.ops.last(),
-            Some(VerticalOp::Quantize {
-                to: Element::Quad,
-                ..
-            })
-        );
+        let in_quads = matches!(vertical.ops.last(), Some(VerticalOp::Quantize { .. }));
         let y_rows = if in_quads { rows.div_ceil(4) } else { rows };
         let fits = |(operand, slice): (&VerticalOperand, &Option<&[f32]>)| {
             let len = match operand.extent {

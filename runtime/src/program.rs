@@ -419,7 +419,7 @@ fn panel_width(plan: &Plan, features: Option<&CpuFeatures>) -> usize {
     };
     let (mut narrow, mut wide) = (0u64, 0u64);
     for matrix in &plan.matrices {
-        let by_f32 = matches!(matrix.arithmetic, Arithmetic::Float | Arithmetic::Singles);
+        let by_f32 = matrix.arithmetic == Arithmetic::Float;
         if by_f32 && kernels::panel_width(matrix.format, features) < WIDEST {
             narrow = narrow.saturating_add(matrix.nnz);
         } else {

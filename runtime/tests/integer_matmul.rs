@@ -8,9 +8,7 @@ mod machine;
 
 use std::collections::HashMap;
 
-use lancet_codegen::formats::{
-    FormatError, MAX_WEIGHT, PackedMatrix, in_byte_rows, pack_integer, validate,
-};
+use lancet_codegen::formats::{MAX_WEIGHT, PackedMatrix, in_byte_rows, pack_integer, validate};
 use lancet_codegen::{Arithmetic, CpuFeatures, Isa, KernelSpec, WeightFormat, emit};
 use lancet_passes::analysis::integers::IntegerWeights;
 use machine::{Kernel, Machine, address, address_mut};
@@ -23,7 +21,7 @@ const FORMATS: [WeightFormat; 4] = [
     WeightFormat::Bsr { r: 1, c: 4 },
     WeightFormat::Bsr { r: 4, c: 1 },
 ];
-const INTEGERS: [Arithmetic; 3] = [Arithmetic::Bytes, Arithmetic::Words, Arithmetic::Singles];
+const INTEGERS: [Arithmetic; 2] = [Arithmetic::Bytes, Arithmetic::Words];
 const TILES: [(u32, u32); 7] = [
     (8, 8),
     (16, 8),
@@ -72,11 +70,7 @@ impl Kernels {
 /// The kernels that multiply by a matrix, and that make rows of quads before.
 fn specs(m: &PackedMatrix, (panel, lanes): (u32, u32)) -> (KernelSpec, Option<KernelSpec>) {
     let product = KernelSpec::matmul((m.format, m.arithmetic), panel, lanes);
-    let rows = match m.arithmetic {
-        Arithmetic::Singles => Some(KernelSpec::Widen { panel, lanes }),
-        _ if in_byte_rows(m.format) => Some(KernelSpec::ByteRows { panel, lanes }),
-        _ => None,
-    };
+    let rows = in_byte_rows(m.format).then_some(KernelSpec::ByteRows { panel, lanes });
     (product, rows)
 }
 
@@ -99,15 +93,13 @@ fn check(
             quads[(c / 4 * panel + t) * 4 + c % 4] = x(t, c);
         }
     }
-    let in_singles = m.arithmetic == Arithmetic::Singles;
     let (spec, rows) = specs(m, tile);
-    let bias = vec![0f32; n];
     for (i, (machine, features)) in targets().into_iter().enumerate() {
         if machine != Machine::Native && !draw(i) {
             continue;
         }
-        // Room for rows of `f32`, or of at least 16 bytes.
-        let mut in_rows = vec![f32::NAN; k.next_multiple_of(4) * panel + 16];
+        // Room for rows of at least 16 bytes.
+        let mut in_rows = vec![0u8; k.next_multiple_of(4) * panel.max(16)];
         if let Some(rows) = &rows {
             let n_quads = k.div_ceil(4) as u64;
             let to = address_mut(&mut in_rows);
@@ -121,12 +113,7 @@ fn check(
             let bytes = address(&m.bytes) + block.offset;
             let row = block.row0 as usize;
             let y = address_mut(&mut y) + (row * panel * 4) as u64;
-            if in_singles {
-                let bias = address(&bias) + (row * 4) as u64;
-                kernel.call(&[bytes, x_rows, y, bias]);
-            } else {
-                kernel.call(&[bytes, x_rows, y]);
-            }
+            kernel.call(&[bytes, x_rows, y]);
         }
         for row in 0..n + 4 {
             for t in 0..panel {
@@ -136,15 +123,12 @@ fn check(
                     let products = (0..k).map(|c| i64::from(w[row * k + c]) * i64::from(x(t, c)));
                     products.sum::<i64>() as i32
                 };
-                let got = match y[row * panel + t] {
-                    UNTOUCHED => UNTOUCHED,
-                    bits if in_singles => f32::from_bits(bits as u32) as i32,
-                    sum => sum,
-                };
                 assert_eq!(
-                    got, want,
+                    y[row * panel + t],
+                    want,
                     "{} {} [{n}, {k}] tile {tile:?} {features:?} row {row} token {t}",
-                    m.format, m.arithmetic
+                    m.format,
+                    m.arithmetic
                 );
             }
         }
@@ -180,10 +164,7 @@ fn extremes() {
             let w: Vec<i16> = (0..n * k).map(weight).collect();
             for arithmetic in INTEGERS {
                 for format in [WeightFormat::Dense, FORMATS[2], FORMATS[3]] {
-                    let m = match pack_integer(arithmetic, format, n, k, &w) {
-                        Err(FormatError::RowSum) if arithmetic == Arithmetic::Singles => continue,
-                        packed => packed.unwrap(),
-                    };
+                    let m = pack_integer(arithmetic, format, n, k, &w).unwrap();
                     for (i, x) in inputs.iter().enumerate() {
                         let tile = TILES[(case + i + k) % TILES.len()];
                         check(&mut kernels, &m, &w, x, tile, |j| (i + j + case) % 5 == 0);
@@ -278,31 +259,6 @@ fn stored_weights_and_bins_are_foreseen() {
     }
 }
 
-/// Sums as large as singles may have them, from inputs of 255, and one more.
-#[test]
-fn singles_end_where_f32_does() {
-    let mut kernels = Kernels::default();
-    let k = 520;
-    // 518 times 127 and 7 are 65793, which is 2^24 / 255.
-    let mut w = vec![127i16; k];
-    w[518..].copy_from_slice(&[7, 0]);
-    for format in FORMATS {
-        let m = pack_integer(Arithmetic::Singles, format, 1, k, &w).unwrap();
-        check(&mut kernels, &m, &w, |_, _| 255, (32, 32), |_| true);
-        check(
-            &mut kernels,
-            &m,
-            &w,
-            |t, c| 255 - u8::from(t == c % 32),
-            (32, 32),
-            |_| true,
-        );
-    }
-    w[k - 1] = 1;
-    let over = pack_integer(Arithmetic::Singles, FORMATS[1], 1, k, &w);
-    assert_eq!(over, Err(FormatError::RowSum));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -314,10 +270,7 @@ proptest! {
         tile in select(&TILES[..]),
         seed in any::<u32>(),
     ) {
-        let m = match pack_integer(arithmetic, format, n, k, &w) {
-            Err(FormatError::RowSum) if arithmetic == Arithmetic::Singles => return Ok(()),
-            packed => packed.unwrap(),
-        };
+        let m = pack_integer(arithmetic, format, n, k, &w).unwrap();
         let x = |t: usize, c: usize| {
             let place = seed.wrapping_add(t as u32 * 8191 + c as u32);
             let hash = place.wrapping_mul(2_654_435_761) >> 20;

@@ -46,7 +46,6 @@ fn requantize() -> Vertical {
                 a: 8,
                 scale: 3,
                 zero_point: Some(4),
-                to: Element::Quad,
             },
         ],
     }
@@ -75,7 +74,6 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
             panel,
             lanes,
         },
-        KernelSpec::Widen { panel, lanes },
         KernelSpec::IntegerMatmul {
             format: WeightFormat::Bsr { r: 1, c: 4 },
             arithmetic: Arithmetic::Bytes,

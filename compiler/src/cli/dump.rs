@@ -7,7 +7,7 @@ use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileOptions, Model, ModelOptions};
 
 use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Reach, Step, StepKind, ValueDesc};
-use lancet_codegen::{CpuFeatures, Isa};
+use lancet_codegen::{CpuFeatures, Isa, formats};
 
 use super::{Failure, Kind, model, print};
 
@@ -124,6 +124,9 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
                 let matrix = &plan.matrices[*matrix as usize];
                 let stored = (matrix.format, matrix.arithmetic);
                 found.insert(KernelSpec::matmul(stored, panel, lanes));
+                if formats::in_byte_rows(matrix.format) {
+                    found.insert(KernelSpec::ByteRows { panel, lanes });
+                }
                 found.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
                     vertical,
                     panel,

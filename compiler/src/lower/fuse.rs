@@ -251,7 +251,6 @@ impl<'g> Expression<'g> {
                     a: of(0),
                     scale: of(1),
                     zero_point: references.get(2).copied().map(number),
-                    to: Element::Quad,
                 },
             }
         });

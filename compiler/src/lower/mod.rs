@@ -8,22 +8,20 @@
 mod fuse;
 mod schedule;
 mod select;
-mod singles;
 mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 
 use lancet_artifact::{
-    Arithmetic, Dim as PlanDim, Element, Extent, Layout as PlanLayout, Plan, Port, Step, StepKind,
-    Storage, ValueDesc, Vertical, VerticalOp, VerticalOperand, Weights,
+    Dim as PlanDim, Element, Extent, Layout as PlanLayout, Plan, Port, Step, StepKind, Storage,
+    ValueDesc, Vertical, VerticalOp, VerticalOperand, Weights,
 };
 use lancet_codegen::formats::MAX_DENSE;
 use lancet_ir::{Dim, Graph, Layout, NodeId, Op, TensorType, Value};
-use lancet_ops::{DType, Data, Operator, Tensor, evaluate};
+use lancet_ops::{DType, Operator, evaluate};
 
 use fuse::{Fusion, Group, fuse};
 use select::{Selected, select};
-use singles::Bias;
 use weights::Placement;
 
 /// What cannot be lowered.
@@ -194,41 +192,20 @@ impl Lowering<'_, '_, '_> {
     }
 
     /// Elementwise nodes as one step, behind the integer product that they follow.
-    fn group(&mut self, node: NodeId, mut group: Group) -> Result<(), LowerError> {
+    fn group(&mut self, node: NodeId, group: Group) -> Result<(), LowerError> {
         let mut inputs = Vec::with_capacity(group.operands.len() + 1);
         let mut matrix = 0;
-        let mut bias = None;
         if let Some(product) = group.product {
             let operand = |i| {
                 let operand = self.graph.operand(product, i);
                 operand.ok_or_else(|| unsupported(self.graph, product, "lacks an operand"))
             };
             let (x, weight) = (operand(0)?, operand(1)?);
-            inputs.extend([Some(self.value(x)?), None]);
+            inputs.push(Some(self.value(x)?));
             matrix = self.matrix(weight)?;
-            if self.plan.matrices[matrix as usize].arithmetic == Arithmetic::Singles {
-                let is_exact = |i: usize| self.integers(group.operands[i - 1]).is_some();
-                let fits = |i: usize| self.begins_sums(group.operands[i - 1], weight);
-                let (vertical, operand) = singles::of_sums(group.vertical, is_exact, fits);
-                group.vertical = Some(vertical);
-                bias = operand;
-            }
         }
-        for (i, v) in group.operands.into_iter().enumerate() {
-            match bias {
-                Some(Bias::First(bias)) if bias == i + 1 => inputs[1] = Some(self.in_singles(v)?),
-                Some(Bias::Added(bias)) if bias == i + 1 => inputs.push(Some(self.in_singles(v)?)),
-                _ => inputs.push(Some(self.value(v)?)),
-            }
-        }
-        let result = Value { node, result: 0 };
-        let mut in_singles = false;
-        if let Some(VerticalOp::Quantize { to, .. }) =
-            group.vertical.as_mut().and_then(|v| v.ops.last_mut())
-            && self.feeds_singles(result)?
-        {
-            *to = Element::F32;
-            in_singles = true;
+        for v in group.operands {
+            inputs.push(Some(self.value(v)?));
         }
         if let Some(vertical) = &group.vertical {
             vertical
@@ -240,85 +217,10 @@ impl Lowering<'_, '_, '_> {
             (None, Some(vertical)) => StepKind::Vertical(vertical),
             (None, None) => return Err(unsupported(self.graph, node, "has nothing to compute")),
         };
-        let output = self.push_value(result, Storage::Slot);
-        if in_singles {
-            self.plan.values[output as usize].dtype = DType::F32.name().to_owned();
-        }
+        let output = self.push_value(Value { node, result: 0 }, Storage::Slot);
         let name = describe(self.graph, group.product.unwrap_or(node));
         self.push(name, kind, inputs, vec![output]);
         Ok(())
-    }
-
-    /// A constant of integers that are in `f32`.
-    fn integers(&self, value: Value) -> Option<&'_ [i32]> {
-        let tensor = self.graph.constant(value)?;
-        tensor.as_slice().filter(|bias| singles::is_exact(bias))
-    }
-
-    /// Whether sums of products with packed weights may begin with a bias of [`Lowering::integers`].
-    fn begins_sums(&self, bias: Value, packed: Value) -> bool {
-        let weights = self.graph.operand(packed.node, 0);
-        let (Some(bias), Some(w)) = (
-            self.integers(bias),
-            weights.and_then(|w| self.graph.constant(w)),
-        ) else {
-            return false;
-        };
-        let k = w.shape().last().copied().unwrap_or(0);
-        let bytes = w.as_slice::<i8>().map(|w| singles::fits(w, k, bias));
-        bytes
-            .or_else(|| w.as_slice::<i16>().map(|w| singles::fits(w, k, bias)))
-            .unwrap_or(false)
-    }
-
-    /// Index of a constant of [`Lowering::integers`] as `f32`.
-    fn in_singles(&mut self, value: Value) -> Result<u32, LowerError> {
-        let integers = self.integers(value);
-        let singles = integers.map(|b| b.iter().map(|&b| b as f32).collect::<Vec<f32>>());
-        let shape = self.graph.ty(value).fixed_shape();
-        let tensor =
-            (shape.zip(singles)).and_then(|(shape, v)| Tensor::try_new(shape, Data::F32(v)));
-        let Some(tensor) = tensor else {
-            return Err(unsupported(self.graph, value.node, "is no bias in `f32`"));
-        };
-        let (offset, len) = self.placement.owned(&tensor);
-        let id = self.plan.values.len() as u32;
-        self.plan.values.push(ValueDesc {
-            name: describe(self.graph, value.node),
-            dtype: DType::F32.name().to_owned(),
-            shape: tensor
-                .shape()
-                .iter()
-                .map(|&d| PlanDim::fixed(d as i64))
-                .collect(),
-            layout: PlanLayout::RowMajor,
-            storage: Storage::Weights { offset, len },
-        });
-        Ok(id)
-    }
-
-    /// Whether only integer products in single precision read these bytes: then they need not be packed.
-    fn feeds_singles(&mut self, value: Value) -> Result<bool, LowerError> {
-        let graph = self.graph;
-        let users = graph.users(value);
-        for &(user, operand) in &users {
-            let is_product = graph.op(user).operator() == Some(Operator::IntegerLinear)
-                && graph
-                    .ty(Value {
-                        node: user,
-                        result: 0,
-                    })
-                    .layout
-                    == Layout::Panels;
-            let (true, 0, Some(weight)) = (is_product, operand, graph.operand(user, 1)) else {
-                return Ok(false);
-            };
-            let matrix = self.matrix(weight)? as usize;
-            if self.plan.matrices[matrix].arithmetic != Arithmetic::Singles {
-                return Ok(false);
-            }
-        }
-        Ok(!users.is_empty() && !graph.is_output(value))
     }
 
     /// The range of a tensor in panels, scale and zero point that follow from it, and the tensor in bytes.
@@ -336,12 +238,8 @@ impl Lowering<'_, '_, '_> {
             storage: Storage::Slot,
         });
         self.ranges.insert(node, range);
-        let in_singles = self.feeds_singles(Value { node, result: 0 })?;
         let [y, scale, zero_point] =
             [0, 1, 2].map(|result| self.push_value(Value { node, result }, Storage::Slot));
-        if in_singles {
-            self.plan.values[y as usize].dtype = DType::F32.name().to_owned();
-        }
         let operand = |element, extent| VerticalOperand { element, extent };
         let quantize = Vertical {
             operands: vec![
@@ -353,11 +251,6 @@ impl Lowering<'_, '_, '_> {
                 a: 0,
                 scale: 1,
                 zero_point: Some(2),
-                to: if in_singles {
-                    Element::F32
-                } else {
-                    Element::Quad
-                },
             }],
         };
         let steps = [

@@ -140,7 +140,7 @@ fn arithmetic(chosen: Choice) -> Arithmetic {
         Kernel::Bytes | Kernel::Pairs => Arithmetic::Bytes,
         Kernel::Words => Arithmetic::Words,
         Kernel::Dense | Kernel::Unstructured | Kernel::Outputs4 | Kernel::Inputs4 => {
-            Arithmetic::Singles
+            Arithmetic::Float
         }
     }
 }

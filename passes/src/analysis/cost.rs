@@ -25,7 +25,7 @@ const LANES: usize = 8;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     pub pattern: SparsityPattern,
-    /// Integers have kernels of their own, and those for `f32` where that is exact.
+    /// Integers have kernels of their own.
     pub integers: Option<IntegerWeights>,
 }
 
@@ -50,7 +50,7 @@ impl Matrix {
         }
     }
 
-    /// The kernels that multiply this matrix from `format`, exactly if it is of integers.
+    /// The kernels that multiply this matrix from `format`.
     fn kernels(&self, format: WeightFormat) -> impl Iterator<Item = Kernel> {
         let of_integers: &[Kernel] = match (&self.integers, format) {
             (None, _) => &[],
@@ -59,9 +59,8 @@ impl Matrix {
             }
             (Some(_), _) => &[Kernel::Pairs],
         };
-        let singles = Kernel::of_singles(format);
-        let exact_in_f32 = self.integers.as_ref().is_none_or(|w| w.exact_in_f32);
-        of_integers.iter().copied().chain(exact_in_f32.then_some(singles))
+        let of_floats = self.integers.is_none().then(|| Kernel::of_floats(format));
+        of_integers.iter().copied().chain(of_floats)
     }
 }
 
@@ -121,7 +120,7 @@ impl Kernel {
     ];
 
     /// The kernel for `f32` that runs a format.
-    pub fn of_singles(format: WeightFormat) -> Kernel {
+    pub fn of_floats(format: WeightFormat) -> Kernel {
         match format {
             WeightFormat::Dense => Kernel::Dense,
             WeightFormat::Unstructured | WeightFormat::NOfM { .. } => Kernel::Unstructured,
@@ -293,11 +292,11 @@ pub fn predict(matrix: &Matrix, kernel: Kernel, format: WeightFormat, tokens: us
     cost
 }
 
-/// Formats that are chosen between. Taller blocks are stored as 4x1 and wider ones as 1x4.
+/// Formats that are chosen between, the first of equal ones. Taller blocks are stored as 4x1 and wider ones as 1x4.
 const CANDIDATES: [WeightFormat; 3] = [
+    WeightFormat::Unstructured,
     WeightFormat::Bsr { r: 4, c: 1 },
     WeightFormat::Bsr { r: 1, c: 4 },
-    WeightFormat::Unstructured,
 ];
 
 /// How a matrix is multiplied.
@@ -309,11 +308,11 @@ pub struct Choice {
     pub cost: Cost,
 }
 
-/// How much faster than quads integers are to be in pairs or in single precision. Packed weights serve every CPU, and one with dot
-/// products of bytes multiplies quads several times faster than this model knows.
+/// How much faster than quads integers are to be in pairs. Packed weights serve every CPU, and one with dot products of bytes multiplies
+/// quads several times faster than this model knows.
 const QUADS_ADVANTAGE: f64 = 1.25;
 
-/// The format and the kernel that are predicted to be fastest of those that are exact; dense where nothing beats it.
+/// The format and the kernel that are predicted to be fastest; dense where nothing beats it.
 pub fn choose(matrix: &Matrix) -> Choice {
     let pattern = &matrix.pattern;
     let sparse = CANDIDATES
@@ -324,10 +323,10 @@ pub fn choose(matrix: &Matrix) -> Choice {
     fastest(matrix, sparse, Some(dense)).unwrap_or(dense)
 }
 
-/// The kernel that is predicted to be fastest for `format` of those that are exact.
+/// The kernel that is predicted to be fastest for `format`.
 pub fn choose_kernel(matrix: &Matrix, format: WeightFormat) -> Choice {
-    let exact = matrix.kernels(format).map(|kernel| (format, kernel));
-    fastest(matrix, exact, None).expect("every format has a kernel that is exact")
+    let kernels = matrix.kernels(format).map(|kernel| (format, kernel));
+    fastest(matrix, kernels, None).expect("every format has a kernel")
 }
 
 /// The first of those that are predicted to be fastest, `best` before all.
@@ -337,12 +336,8 @@ fn fastest(
     best: Option<Choice>,
 ) -> Option<Choice> {
     let compared = |choice: &Choice| {
-        let in_quads = matches!(choice.kernel, Kernel::Bytes | Kernel::Words);
-        let factor = match (&matrix.integers, in_quads) {
-            (Some(_), false) => QUADS_ADVANTAGE,
-            (None, _) | (Some(_), true) => 1.0,
-        };
-        factor * choice.cost.total()
+        let in_pairs = choice.kernel == Kernel::Pairs;
+        choice.cost.total() * if in_pairs { QUADS_ADVANTAGE } else { 1.0 }
     };
     let choices = candidates.into_iter().map(|(format, kernel)| Choice {
         format,
@@ -509,7 +504,7 @@ mod tests {
         let matrix = Matrix::floats(SparsityPattern::of(&w, 64, 64));
         for format in CANDIDATES.into_iter().chain([WeightFormat::Dense]) {
             let [half, full] =
-                [12, 16].map(|tokens| predict(&matrix, Kernel::of_singles(format), format, tokens));
+                [12, 16].map(|tokens| predict(&matrix, Kernel::of_floats(format), format, tokens));
             assert!((half.total() - full.total()).abs() < 1e-6 * full.total());
             assert!((half.remainder - full.total() / 4.0).abs() < 1e-6 * full.total());
             assert_eq!(full.remainder, 0.0);
@@ -545,8 +540,6 @@ mod tests {
         let matrix = integers(2048, 0, 1, uniform);
         assert_eq!(chosen(&matrix), (dense, Kernel::Bytes));
         assert_eq!(chosen(&integers(2048, 0, 1, ends)), (dense, Kernel::Words));
-        // Single precision is faster than either, but has only short sums of these.
-        assert_eq!(chosen(&integers(384, 0, 1, ends)), (dense, Kernel::Dense));
         let pairs = (WeightFormat::Unstructured, Kernel::Pairs);
         assert_eq!(chosen(&integers(768, 80, 1, uniform)), pairs);
         assert_eq!(
@@ -554,13 +547,6 @@ mod tests {
             (inputs, Kernel::Bytes)
         );
         assert_eq!(chosen(&integers(768, 80, 1, |_| 1000)), pairs);
-    }
-
-    #[test]
-    fn a_format_that_is_not_exact_in_f32_is_run_as_bytes() {
-        let matrix = integers(2048, 0, 1, |_| 100);
-        let choice = choose_kernel(&matrix, WeightFormat::Unstructured);
-        assert_eq!(choice.kernel, Kernel::Pairs);
     }
 
     #[test]

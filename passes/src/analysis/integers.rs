@@ -4,9 +4,6 @@
 //! `compiler/docs/kernels.md`. What is counted here follows from sums of weights, in one pass over them; the packer finds out the
 //! same by packing.
 
-/// Greatest sum of the magnitudes of a row whose products with bytes are all whole numbers that `f32` has.
-const MAX_ROW_SUM: u64 = (1 << 24) / 255;
-
 /// Greatest sum of positive, or of negative, weights that meet in one 16-bit sum.
 const BOUND: u64 = 128;
 
@@ -22,8 +19,6 @@ const SLACK: f64 = 1.2;
 /// What is known of integer weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntegerWeights {
-    /// Whether `f32` has every sum of products with bytes.
-    pub exact_in_f32: bool,
     /// Quads that are not all zero; one whose weights take more than 8 bits counts as often as it is split.
     pub quads: usize,
     /// The same, where a quad is also split that could saturate by itself.
@@ -40,7 +35,6 @@ impl IntegerWeights {
     /// Counts `w`, row-major with `k` columns.
     pub fn of<T: Copy + Into<i64>>(w: &[T], k: usize) -> IntegerWeights {
         let mut all = IntegerWeights {
-            exact_in_f32: true,
             quads: 0,
             bounded_quads: 0,
             bins: 0.0,
@@ -69,7 +63,6 @@ impl IntegerWeights {
                     .for_each(|(sum, s)| *sum += s);
             }
             let largest = sums.into_iter().max().unwrap_or(0) as f64;
-            all.exact_in_f32 &= sums.iter().sum::<u64>() <= MAX_ROW_SUM;
             all.bounded_quads += bounded;
             all.bins += (bounded as f64 / LARGEST_BIN).max(SLACK * largest / BOUND as f64);
             // One sum holds all weights of a bin of pairs.
@@ -105,15 +98,5 @@ mod tests {
         assert_eq!(small.bins, 4.0);
         let large = IntegerWeights::of(&[64i8; 64], 32);
         assert_eq!(large.bins, 2.0 * 1.2 * 8.0);
-    }
-
-    #[test]
-    fn a_row_beyond_f32_is_seen() {
-        let k = 65793 / 127;
-        let mut w = vec![127i16; k];
-        w.push(7);
-        assert!(IntegerWeights::of(&w, k + 1).exact_in_f32);
-        w[k] = 8;
-        assert!(!IntegerWeights::of(&w, k + 1).exact_in_f32);
     }
 }

@@ -27,7 +27,7 @@ const HEADER_BYTES: usize = 64;
 const PAGE_BYTES: u64 = 4096;
 
 /// The format version that this build writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// Greatest length of the encoded plans together, which bounds the memory that decoding a hostile one takes.
 pub const MAX_PLAN_BYTES: u64 = 16 << 20;

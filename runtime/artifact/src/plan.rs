@@ -208,9 +208,8 @@ pub enum StepKind {
         matrix: u32,
         activation: Activation,
     },
-    /// `x wᵀ + bias` in exact integers, then an elementwise function; inputs `x`, bytes in panels of `k`, `bias?` `f32[n]` for
-    /// matrices in single precision, then the operands of `tail` but the first, which is the sum. Output panels of `n`: `i32`,
-    /// or what `tail` gives.
+    /// `x wᵀ` in exact integers, then an elementwise function; inputs `x`, bytes in panels of `k`, then the operands of `tail` but
+    /// the first, which is the sum. Output panels of `n`: `i32`, or what `tail` gives.
     IntegerLinear {
         /// Index into [`Plan::matrices`].
         matrix: u32,

@@ -35,18 +35,11 @@ pub enum Arithmetic {
     Bytes,
     /// Bytes widened to 16 bits, products summed in 32: exact for any weights.
     Words,
-    /// Integers held as `f32`: exact, as the weights prove that no sum leaves the integers that `f32` has.
-    Singles,
 }
 
 impl Arithmetic {
     /// Every arithmetic, in declaration order.
-    pub const ALL: [Arithmetic; 4] = [
-        Arithmetic::Float,
-        Arithmetic::Bytes,
-        Arithmetic::Words,
-        Arithmetic::Singles,
-    ];
+    pub const ALL: [Arithmetic; 3] = [Arithmetic::Float, Arithmetic::Bytes, Arithmetic::Words];
 
     /// The name in plans.
     pub fn name(self) -> &'static str {
@@ -54,7 +47,6 @@ impl Arithmetic {
             Arithmetic::Float => "f32",
             Arithmetic::Bytes => "i8",
             Arithmetic::Words => "i16",
-            Arithmetic::Singles => "i24 in f32",
         }
     }
 }
@@ -66,7 +58,6 @@ impl Arithmetic {
             Arithmetic::Float => None,
             Arithmetic::Bytes => Some("16-bit sums within 255 * 128"),
             Arithmetic::Words => Some("none needed"),
-            Arithmetic::Singles => Some("255 * sum of a row within 2^24"),
         }
     }
 }
@@ -95,8 +86,6 @@ pub enum KernelSpec {
         panel: u32,
         lanes: u32,
     },
-    /// The rows of a quad panel as `f32` rows.
-    Widen { panel: u32, lanes: u32 },
     /// The rows of a quad panel as rows of bytes.
     ByteRows { panel: u32, lanes: u32 },
     /// The tail of a linear layer over rows of one panel, in place.
@@ -145,7 +134,7 @@ impl KernelSpec {
     pub fn matmul(stored: (WeightFormat, Arithmetic), panel: u32, lanes: u32) -> KernelSpec {
         let (format, arithmetic) = stored;
         match arithmetic {
-            Arithmetic::Float | Arithmetic::Singles => KernelSpec::Matmul {
+            Arithmetic::Float => KernelSpec::Matmul {
                 format,
                 panel,
                 lanes,

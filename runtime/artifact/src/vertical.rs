@@ -42,16 +42,12 @@ pub enum VerticalOp {
     Activation { kind: Activation, a: u32 },
     /// The `f32` nearest to an `i32`.
     ToFloat { a: u32 },
-    /// The `i32` that an `f32` is; only of whole numbers within 2^24.
-    ToInt { a: u32 },
-    /// `saturate(round(a / scale) + zero_point)` with ties to even, from 0 to 255, as bytes or as `f32`; only last. `scale` is a scalar
-    /// `f32`, `zero_point` a scalar `i32` of 0 to 255, or 0.
+    /// `saturate(round(a / scale) + zero_point)` with ties to even, from 0 to 255, as bytes; only last. `scale` is a scalar `f32`,
+    /// `zero_point` a scalar `i32` of 0 to 255, or 0.
     Quantize {
         a: u32,
         scale: u32,
         zero_point: Option<u32>,
-        /// `Quad` or `F32`.
-        to: Element,
     },
 }
 
@@ -121,15 +117,10 @@ impl Vertical {
                     expect(a, Element::I32)?;
                     Element::F32
                 }
-                VerticalOp::ToInt { a } => {
-                    expect(a, Element::F32)?;
-                    Element::I32
-                }
                 VerticalOp::Quantize {
                     a,
                     scale,
                     zero_point,
-                    to,
                 } => {
                     expect(a, Element::F32)?;
                     scalar(scale, Element::F32)?;
@@ -137,10 +128,7 @@ impl Vertical {
                     if i + 1 != self.ops.len() {
                         return Err(format!("operation {i} quantizes and is not the last"));
                     }
-                    if to == Element::I32 {
-                        return Err(format!("operation {i} quantizes to {to:?}"));
-                    }
-                    to
+                    Element::Quad
                 }
             });
         }
@@ -162,14 +150,7 @@ impl Vertical {
                 a,
                 scale,
                 zero_point,
-                to,
-            } => [
-                if to == Element::Quad { 3 } else { 5 },
-                zero_point.map_or(0, |z| z.saturating_add(1)),
-                a,
-                scale,
-            ],
-            VerticalOp::ToInt { a } => [4, 0, a, 0],
+            } => [3, zero_point.map_or(0, |z| z.saturating_add(1)), a, scale],
         });
         (operands.collect(), ops.collect())
     }
@@ -194,17 +175,11 @@ impl Vertical {
                     a,
                 },
                 [2, 0, a, 0] => VerticalOp::ToFloat { a },
-                [code @ (3 | 5), zero_point, a, scale] => VerticalOp::Quantize {
+                [3, zero_point, a, scale] => VerticalOp::Quantize {
                     a,
                     scale,
                     zero_point: zero_point.checked_sub(1),
-                    to: if code == 3 {
-                        Element::Quad
-                    } else {
-                        Element::F32
-                    },
                 },
-                [4, 0, a, 0] => VerticalOp::ToInt { a },
                 _ => return None,
             })
         };

@@ -3,15 +3,12 @@
 //! As in [`super::linear`], a task is one row block of the matrix times one panel. What follows runs at once on the rows that the
 //! task has computed, in place, or from memory of the thread where the result is bytes.
 //!
-//! A matrix of [`Arithmetic::Singles`] is multiplied by the kernels for `f32`, and what follows takes the sums as `f32`; only there is a
-//! bias, which sums begin with. Quads become `f32` rows first, once for each panel, if x holds bytes; for a matrix of pairs they
-//! become rows of bytes.
+//! For a matrix of pairs quads become rows of bytes first, once for each panel.
 
 use std::sync::Arc;
 
-use lancet_artifact::{Arithmetic, Element, KernelSpec, Vertical};
+use lancet_artifact::{Element, KernelSpec, Vertical};
 use lancet_codegen::formats;
-use lancet_ops::DType;
 
 use crate::panels::PanelShape;
 use crate::pool::Parts;
@@ -22,27 +19,25 @@ use crate::steps::{Failure, PanelKernels, Sizes, Workers, scratch};
 pub(crate) struct IntegerLinear {
     matrix: usize,
     x: usize,
-    bias: Option<usize>,
     x_shape: PanelShape,
     /// The sums, `i32`.
     sums: PanelShape,
     tail: Option<Expression>,
     parts: Parts,
     matmul: PanelKernels,
-    in_singles: bool,
-    /// How quads become rows, if they do.
+    /// How quads become rows of bytes, if they do.
     rows: Option<Rows>,
     flops: u64,
 }
 
-/// Panels of rows, of `f32` or bytes, that are made of the panels of quads, one behind the other.
+/// Panels of rows of bytes that are made of the panels of quads, one behind the other.
 struct Rows {
     shape: PanelShape,
     parts: Parts,
     kernels: PanelKernels,
 }
 
-/// Elements of a cache line: kernels for `f32` want panels to begin at one, and may read one past the end.
+/// Elements of a cache line: panels begin at one.
 const LINE: usize = 16;
 
 impl IntegerLinear {
@@ -59,23 +54,17 @@ impl IntegerLinear {
             ..y_shape
         };
         let (format, arithmetic) = (weights.format(), weights.arithmetic());
-        let in_singles = arithmetic == Arithmetic::Singles;
         let x = sizes.required(0);
-        let in_byte_rows = arithmetic == Arithmetic::Bytes && formats::in_byte_rows(format);
-        let rows = (sizes.dtype(x) == DType::U8 && (in_singles || in_byte_rows)).then(|| {
-            // Dwords of four features for each row of quads; those beyond the last meet no weight. Rows of bytes have at least 16.
-            let dwords = if in_singles { 4 } else { 2 };
+        let rows = formats::in_byte_rows(format).then(|| {
+            // Twice the size of quads: rows of panels of 8 tokens have 16 bytes.
             let shape = PanelShape {
-                features: dwords * x_shape.features,
+                features: 2 * x_shape.features,
                 ..x_shape
             };
             Rows {
                 shape,
                 parts: Parts::new((0..shape.n_panels()).map(|p| shape.panel(p)).collect()),
-                kernels: sizes.kernels(shape, |panel, lanes| match in_singles {
-                    true => KernelSpec::Widen { panel, lanes },
-                    false => KernelSpec::ByteRows { panel, lanes },
-                }),
+                kernels: sizes.kernels(shape, |panel, lanes| KernelSpec::ByteRows { panel, lanes }),
             }
         });
         let tail = tail
@@ -99,7 +88,6 @@ impl IntegerLinear {
         let step = IntegerLinear {
             matrix,
             x,
-            bias: sizes.input(1),
             x_shape,
             sums,
             tail,
@@ -107,7 +95,6 @@ impl IntegerLinear {
             matmul: sizes.kernels(x_shape, |panel, lanes| {
                 KernelSpec::matmul((format, arithmetic), panel, lanes)
             }),
-            in_singles,
             rows,
             flops: 2 * nnz * x_shape.tokens as u64,
         };
@@ -154,17 +141,13 @@ impl IntegerLinear {
             workers.team.for_each_part(&r.parts, panels, |p, _, y| {
                 if let Some(kernel) = r.kernels.get(p) {
                     let (x, n_quads) = (&x[self.x_shape.panel(p)], self.x_shape.features);
-                    match self.in_singles {
-                        true => kernel.widen(x, n_quads, y),
-                        false => kernel.byte_rows(x, n_quads, y),
-                    }
+                    kernel.byte_rows(x, n_quads, y);
                 }
             })?;
             in_rows = panels;
         }
         let mut scalars = [0.0; Vertical::MAX_OPERANDS];
         let operands = (self.tail.as_ref()).map(|tail| (tail, tail.read(reads, &mut scalars)));
-        let bias = self.bias.map_or(reads.zeros(), |v| reads.f32(v));
         let n_panels = self.sums.n_panels();
         let threads = workers.scratch;
         workers
@@ -173,25 +156,15 @@ impl IntegerLinear {
                 let (block, p) = (task / n_panels, task % n_panels);
                 let rows = &matrix.row_blocks()[block];
                 let (row0, n_rows) = (rows.row0 as usize, rows.n_rows as usize);
-                let (x, bias) = (&x[self.x_shape.panel(p)], &bias[row0..row0 + n_rows]);
+                let x = &x[self.x_shape.panel(p)];
                 let kernel = self.matmul.get(p).filter(|_| self.has_kernels(p));
                 let x_rows = || (self.rows.as_ref()).map_or(x, |r| &in_rows[r.shape.panel(p)]);
-                let product = |y: &mut [f32]| match (kernel, self.in_singles) {
-                    (Some(kernel), false) => kernel.integer_matmul(matrix, block, x_rows(), y),
-                    (Some(kernel), true) => {
-                        kernel.matmul(matrix, block, [p, n_panels], x_rows(), bias, y);
-                    }
-                    (None, _) => {
+                let product = |y: &mut [f32]| match kernel {
+                    Some(kernel) => kernel.integer_matmul(matrix, block, x_rows(), y),
+                    None => {
                         let k = matrix.k();
                         let w = &shared.unpacked(self.matrix)[row0 * k..(row0 + n_rows) * k];
-                        let in_bytes = !self.in_singles || self.rows.is_some();
-                        portable((w, k), (x, in_bytes), self.x_shape.stride(p), y);
-                        if self.in_singles {
-                            for (y, bias) in y.chunks_exact_mut(self.sums.stride(p)).zip(bias) {
-                                y.iter_mut()
-                                    .for_each(|y| *y = y.to_bits() as i32 as f32 + bias);
-                            }
-                        }
+                        portable((w, k), x, self.x_shape.stride(p), y);
                     }
                 };
                 match &operands {
@@ -213,13 +186,9 @@ impl IntegerLinear {
     }
 }
 
-/// `y = w x` for rows `w[n][k]` of integers and a panel `x[k][stride]` of integers in `f32`, or of quads `x[ceil(k / 4)][stride]`; dwords
-/// of y are `i32`.
-fn portable((w, k): (&[f32], usize), (x, in_bytes): (&[f32], bool), stride: usize, y: &mut [f32]) {
-    let x = |i: usize, t: usize| match in_bytes {
-        true => i32::from(x[i / 4 * stride + t].to_bits().to_le_bytes()[i % 4]),
-        false => x[i * stride + t] as i32,
-    };
+/// `y = w x` for rows `w[n][k]` of integers and a panel of quads `x[ceil(k / 4)][stride]`; dwords of y are `i32`.
+fn portable((w, k): (&[f32], usize), x: &[f32], stride: usize, y: &mut [f32]) {
+    let x = |i: usize, t: usize| i32::from(x[i / 4 * stride + t].to_bits().to_le_bytes()[i % 4]);
     for (w, y) in w.chunks_exact(k).zip(y.chunks_exact_mut(stride)) {
         for (t, y) in y.iter_mut().enumerate() {
             let products = w.iter().enumerate().filter(|(_, w)| **w != 0.0);

@@ -32,8 +32,8 @@ impl Expression {
         let out = sizes.panels(sizes.output());
         let shape = PanelShape { features, ..out };
         let mut values = Vec::with_capacity(vertical.operands.len());
-        // Without a first input the first operand is the step's own, and the others are the inputs after x and bias.
-        let input = |i: usize| first.map_or(i.checked_sub(1).map(|i| i + 2), |f| Some(f + i));
+        // Without a first input the first operand is the step's own, and the others are the inputs after x.
+        let input = |i: usize| first.map_or((i > 0).then_some(i), |f| Some(f + i));
         for (i, operand) in vertical.operands.iter().enumerate() {
             let Some(input) = input(i) else {
                 values.push(None);
@@ -149,7 +149,6 @@ impl Expression {
             Some(operand) => operand.element == Element::I32,
             None => match self.vertical.ops[value as usize - n] {
                 VerticalOp::Binary { a, .. } => self.is_integer(a),
-                VerticalOp::ToInt { .. } => true,
                 VerticalOp::Activation { .. }
                 | VerticalOp::ToFloat { .. }
                 | VerticalOp::Quantize { .. } => false,
@@ -202,23 +201,17 @@ fn apply(op: &VerticalOp, values: &[Vec<f32>], is_integer: impl Fn(u32) -> bool)
             value
         }
         VerticalOp::ToFloat { a } => of(a).iter().map(|&v| int(v) as f32).collect(),
-        VerticalOp::ToInt { a } => (of(a).iter())
-            .map(|&v| f32::from_bits(v as i32 as u32))
-            .collect(),
         VerticalOp::Quantize {
             a,
             scale,
             zero_point,
-            to,
         } => {
             let scale = of(scale)[0];
             let zero = zero_point.map_or(0.0, |z| int(of(z)[0]) as f32);
             let byte = |v: f32| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8;
-            let element = |v: f32| match to {
-                Element::Quad => f32::from_bits(u32::from(byte(v))),
-                Element::F32 | Element::I32 => f32::from(byte(v)),
-            };
-            of(a).iter().map(|&v| element(v)).collect()
+            (of(a).iter())
+                .map(|&v| f32::from_bits(u32::from(byte(v))))
+                .collect()
         }
     }
 }

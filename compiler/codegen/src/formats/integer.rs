@@ -272,10 +272,14 @@ pub(super) fn visit(
             for (j, n) in n_bins.iter_mut().enumerate() {
                 *n = u16_at(bytes, group + 4 + j * 2)?;
             }
-            let in_bins: usize = n_bins.iter().zip(stream.bins()).map(|(n, size)| n * size).sum();
+            let in_bins: usize = n_bins
+                .iter()
+                .zip(stream.bins())
+                .map(|(n, size)| n * size)
+                .sum();
             let wanted = match arithmetic {
                 Arithmetic::Bytes => n_records,
-                Arithmetic::Float | Arithmetic::Words | Arithmetic::Singles => 0,
+                Arithmetic::Float | Arithmetic::Words => 0,
             };
             if in_bins != wanted {
                 return Err("bins do not hold the records of a row");
@@ -283,7 +287,7 @@ pub(super) fn visit(
             // Whether an offset stays within the columns, and the first of its columns.
             let column = |offset: usize| {
                 let at = (x_offset + offset) / unit;
-                (offset % unit == 0 && at < k.div_ceil(columns)).then_some(at * columns)
+                (offset.is_multiple_of(unit) && at < k.div_ceil(columns)).then_some(at * columns)
             };
             const OUTSIDE: &str = "an offset points outside the columns";
             for record in bytes[at..end].chunks_exact(record_bytes) {
@@ -301,7 +305,9 @@ pub(super) fn visit(
                 }
             }
             for (n, size) in n_bins.into_iter().zip(stream.bins()) {
-                let bins = bytes[at..end].chunks_exact((size * record_bytes).max(1)).take(n);
+                let bins = bytes[at..end]
+                    .chunks_exact((size * record_bytes).max(1))
+                    .take(n);
                 let bounded = |bin: &[u8]| match stream {
                     Stream::Quads => quads::is_bounded(bin),
                     Stream::Pairs => pairs::are_bounded(bin),

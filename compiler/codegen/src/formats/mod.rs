@@ -60,8 +60,6 @@ pub enum FormatError {
     Arithmetic(Arithmetic),
     #[error("integer weight {0} is not within +-{max}", max = MAX_WEIGHT)]
     Range(i16),
-    #[error("the weights of a row add up to more than {max}", max = MAX_ROW_SUM)]
-    RowSum,
     #[error("weight {n} x {k} is too large to pack")]
     TooLarge { n: usize, k: usize },
     #[error("packed weight, row block {block}: {what}")]
@@ -88,7 +86,7 @@ pub fn stored_format(format: WeightFormat, k: usize) -> WeightFormat {
 /// dense nor in blocks of inputs, quads for all other bytes and words, otherwise that of [`stored_format`].
 pub fn stored_format_of(arithmetic: Arithmetic, format: WeightFormat, k: usize) -> WeightFormat {
     match (arithmetic, format) {
-        (Arithmetic::Float | Arithmetic::Singles, _) => stored_format(format, k),
+        (Arithmetic::Float, _) => stored_format(format, k),
         (_, WeightFormat::Dense) => WeightFormat::Dense,
         (Arithmetic::Words, WeightFormat::Unstructured | WeightFormat::Bsr { .. }) => {
             WeightFormat::Bsr { r: 1, c: 4 }
@@ -107,22 +105,10 @@ pub fn in_byte_rows(format: WeightFormat) -> bool {
     integer::Stream::of(format) == integer::Stream::Pairs
 }
 
-/// Greatest sum of the magnitudes of a row of [`Arithmetic::Singles`]: its products with bytes are whole numbers that stay
-/// within 2^24 in any order, and `f32` has them all.
-pub const MAX_ROW_SUM: u32 = (1 << 24) / 255;
-
-/// True if every row of the integers `w`, row-major with `k` columns, keeps to [`MAX_ROW_SUM`].
-fn fits_singles(k: usize, w: &[i16]) -> bool {
-    let sum = |row: &[i16]| row.iter().map(|w| u64::from(w.unsigned_abs())).sum::<u64>();
-    w.chunks(k.max(1))
-        .all(|row| sum(row) <= u64::from(MAX_ROW_SUM))
-}
-
 /// Packs the integers `w`, row-major `[n, k]`, as [`stored_format_of`] the arithmetic and `format`.
 ///
 /// # Errors
-/// As [`pack`]; [`FormatError::Range`] if a weight is beyond [`MAX_WEIGHT`], [`FormatError::RowSum`] if singles could not hold every
-/// sum, [`FormatError::Arithmetic`] for `Float`.
+/// As [`pack`]; [`FormatError::Range`] if a weight is beyond [`MAX_WEIGHT`], [`FormatError::Arithmetic`] for `Float`.
 pub fn pack_integer(
     arithmetic: Arithmetic,
     format: WeightFormat,
@@ -138,23 +124,7 @@ pub fn pack_integer(
         return Err(FormatError::Range(w));
     }
     let stored = stored_format_of(arithmetic, format, k);
-    if arithmetic != Arithmetic::Singles {
-        return Ok(integer::pack(arithmetic, stored, n, k, w));
-    }
-    if !fits_singles(k, w) {
-        return Err(FormatError::RowSum);
-    }
-    let singles: Vec<f32> = w.iter().map(|&w| f32::from(w)).collect();
-    Ok(match sparse::Kind::of(stored) {
-        None => PackedMatrix {
-            arithmetic,
-            ..dense::pack(n, k, &singles)?
-        },
-        Some(kind) => {
-            let source = sparse::Source::Dense(&singles);
-            sparse::pack(kind, (stored, arithmetic), n, k, source)
-        }
-    })
+    Ok(integer::pack(arithmetic, stored, n, k, w))
 }
 
 fn check_sizes(n: usize, k: usize, elements: usize) -> Result<(), FormatError> {
@@ -183,13 +153,7 @@ pub fn pack(
         None => dense::pack(n, k, w),
         Some(kind) => {
             let source = sparse::Source::Dense(w);
-            Ok(sparse::pack(
-                kind,
-                (format, Arithmetic::Float),
-                n,
-                k,
-                source,
-            ))
+            Ok(sparse::pack(kind, format, n, k, source))
         }
     }
 }
@@ -232,7 +196,7 @@ pub fn pack_sparse(
         }
         Some(kind) => {
             let w = sparse::Source::Sparse { positions, values };
-            Ok(sparse::pack(kind, (format, Arithmetic::Float), n, k, w))
+            Ok(sparse::pack(kind, format, n, k, w))
         }
     }
 }
@@ -281,10 +245,8 @@ pub fn validate(
             .and_then(|(offset, len)| bytes.get(offset..offset.checked_add(len)?))
             .ok_or_else(|| invalid("lies outside the bytes"))?;
         match (arithmetic, kind) {
-            (Arithmetic::Float | Arithmetic::Singles, None) => dense::validate(n_rows, k, bytes),
-            (Arithmetic::Float | Arithmetic::Singles, Some(kind)) => {
-                sparse::validate(kind, n_rows, k, bytes)
-            }
+            (Arithmetic::Float, None) => dense::validate(n_rows, k, bytes),
+            (Arithmetic::Float, Some(kind)) => sparse::validate(kind, n_rows, k, bytes),
             (Arithmetic::Bytes | Arithmetic::Words, _) => {
                 integer::validate((format, arithmetic), n_rows, k, bytes)
             }

@@ -232,9 +232,9 @@ fn strips_of(
     }
 }
 
-/// Extends a strip to `len` units by splitting its own units in halves, or in themselves and zero where halves are not exact or
-/// weights are to stay integers. A strip without units stays empty.
-fn pad(arithmetic: Arithmetic, units: &mut Vec<Unit>, len: usize) {
+/// Extends a strip to `len` units by splitting its own units in halves, or in themselves and zero where halves are not exact. A strip
+/// without units stays empty.
+fn pad(units: &mut Vec<Unit>, len: usize) {
     let magnitude = |u: &Unit| u.values.iter().fold(0f32, |m, v| m.max(v.abs()));
     while units.len() < len && !units.is_empty() {
         let mut best = 0;
@@ -245,7 +245,7 @@ fn pad(arithmetic: Arithmetic, units: &mut Vec<Unit>, len: usize) {
         }
         let half = units[best].values.map(|v| v * 0.5);
         let mut halves = half.iter().zip(&units[best].values);
-        let exact = arithmetic == Arithmetic::Float && halves.all(|(h, v)| h + h == *v);
+        let exact = halves.all(|(h, v)| h + h == *v);
         let rest = if exact {
             units[best].values = half;
             half
@@ -269,7 +269,7 @@ struct Group {
 }
 
 /// Sorts strips by size and puts those of nearly equal size together; what has no partner becomes a single.
-fn group(kind: Kind, arithmetic: Arithmetic, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
+fn group(kind: Kind, mut strips: Vec<Strip>) -> (Vec<Group>, Vec<Group>) {
     let in_flight = kind.strips_in_flight();
     let per_record = kind.units_per_record() / in_flight;
     strips.sort_by_key(|s| (usize::MAX - s.units.len(), s.row));
@@ -285,13 +285,13 @@ fn group(kind: Kind, arithmetic: Arithmetic, mut strips: Vec<Strip>) -> (Vec<Gro
             match rest.next_if(|s| fits(s) && fits(&members[0])) {
                 Some(second) => members.push(second),
                 None => {
-                    singles.extend(members.into_iter().map(|s| single(kind, arithmetic, s)));
+                    singles.extend(members.into_iter().map(|s| single(kind, s)));
                     continue;
                 }
             }
         }
         for member in &mut members {
-            pad(arithmetic, &mut member.units, n_records * per_record);
+            pad(&mut member.units, n_records * per_record);
         }
         groups.push(Group {
             strips: members,
@@ -302,13 +302,9 @@ fn group(kind: Kind, arithmetic: Arithmetic, mut strips: Vec<Strip>) -> (Vec<Gro
 }
 
 /// A strip by itself.
-fn single(kind: Kind, arithmetic: Arithmetic, mut strip: Strip) -> Group {
+fn single(kind: Kind, mut strip: Strip) -> Group {
     let n_records = strip.units.len().div_ceil(kind.units_per_record());
-    pad(
-        arithmetic,
-        &mut strip.units,
-        n_records * kind.units_per_record(),
-    );
+    pad(&mut strip.units, n_records * kind.units_per_record());
     Group {
         strips: vec![strip],
         n_records,
@@ -317,7 +313,7 @@ fn single(kind: Kind, arithmetic: Arithmetic, mut strip: Strip) -> Group {
 
 pub(super) fn pack(
     kind: Kind,
-    (format, arithmetic): (WeightFormat, Arithmetic),
+    format: WeightFormat,
     n: usize,
     k: usize,
     w: Source<'_>,
@@ -330,18 +326,14 @@ pub(super) fn pack(
         _ => K_BLOCK,
     };
     let cuts = k_blocks(k, target);
-    // Row blocks of integers begin at multiples of four rows, so that what follows can put four features in one dword.
-    let rows_per_strip = match arithmetic {
-        Arithmetic::Float => kind.rows(),
-        Arithmetic::Singles | Arithmetic::Bytes | Arithmetic::Words => 4,
-    };
+    let rows_per_strip = kind.rows();
     let cost: Vec<usize> = (0..n)
         .step_by(rows_per_strip)
         .map(|row| w.n_nonzero(row * k..(row + rows_per_strip).min(n) * k) * 6 + 64)
         .collect();
     let mut packed = PackedMatrix {
         format,
-        arithmetic,
+        arithmetic: Arithmetic::Float,
         n,
         k,
         bytes: Vec::new(),
@@ -389,9 +381,8 @@ fn pack_block(
                 continue;
             }
         }
-        let arithmetic = packed.arithmetic;
-        let (groups, mut singles) = group(kind, arithmetic, strips);
-        singles.extend(left_over.into_iter().map(|s| single(kind, arithmetic, s)));
+        let (groups, mut singles) = group(kind, strips);
+        singles.extend(left_over.into_iter().map(|s| single(kind, s)));
         for (list, values) in [
             (&groups, kind.values_per_unit()),
             (&singles, kind.columns()),

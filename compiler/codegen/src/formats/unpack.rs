@@ -20,20 +20,24 @@ pub fn unpack_block(
     let n_rows = w.len().checked_div(k).unwrap_or(0);
     w.fill(0.0);
     match (arithmetic, Kind::of(format)) {
-        (Arithmetic::Float | Arithmetic::Singles, None) => {
+        (Arithmetic::Float, None) => {
             dense::validate(n_rows, k, block).and_then(|()| unpack_dense(k, block, w))
         }
-        (Arithmetic::Float | Arithmetic::Singles, Some(kind)) => {
+        (Arithmetic::Float, Some(kind)) => {
             sparse::validate(kind, n_rows, k, block).and_then(|()| unpack_sparse(kind, k, block, w))
         }
-        (Arithmetic::Bytes | Arithmetic::Words, _) => {
-            integer::visit((format, arithmetic), n_rows, k, block, |row, column, weights| {
+        (Arithmetic::Bytes | Arithmetic::Words, _) => integer::visit(
+            (format, arithmetic),
+            n_rows,
+            k,
+            block,
+            |row, column, weights| {
                 let row = &mut w[row * k..(row + 1) * k];
                 for (w, &v) in row[column..].iter_mut().zip(weights) {
                     *w += f32::from(v);
                 }
-            })
-        }
+            },
+        ),
     }
     .map_err(|what| FormatError::Invalid { block: 0, what })
 }

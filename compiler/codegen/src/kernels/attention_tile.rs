@@ -22,7 +22,7 @@ pub const HEIGHTS: [usize; 3] = [6, 4, 1];
 
 /// How often each of [`HEIGHTS`] is used for `n` rows: as few times as possible, and 1 seldom.
 pub fn heights(n: usize) -> [usize; 3] {
-    let fours = (0..3).find(|f| n >= 4 * f && (n - 4 * f) % 6 == 0);
+    let fours = (0..3).find(|f| n >= 4 * f && (n - 4 * f).is_multiple_of(6));
     match fours {
         Some(fours) => [(n - 4 * fours) / 6, fours, 0],
         None => [n / 6, n % 6 / 4, n % 6 % 4],

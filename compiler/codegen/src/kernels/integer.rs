@@ -137,10 +137,7 @@ impl Integer {
         for chunk in self.tile.chunks(4) {
             b.mov(self.xk, self.x);
             b.load_scalar(self.offset, Width::B32, at(self.entry, 0));
-            b.lea(
-                self.xk,
-                at(self.xk, 0).index(self.offset, self.x_scale()),
-            );
+            b.lea(self.xk, at(self.xk, 0).index(self.offset, self.x_scale()));
             b.load_scalar(self.count, Width::B32, at(self.entry, 4));
             b.load_scalar(self.group, Width::B32, at(self.entry, 8));
             b.add_scalar(self.group, self.block);
@@ -315,7 +312,8 @@ impl Integer {
         b.low16(self.offset, self.second);
         b.shr_imm(self.second, 16);
         b.broadcast(w, at(self.stream, bytes));
-        let [x_at, other] = [self.offset, self.second].map(|o| at(self.xk, 0).index(o, self.x_scale()));
+        let [x_at, other] =
+            [self.offset, self.second].map(|o| at(self.xk, 0).index(o, self.x_scale()));
         let starts = i % (size / 2) == 0;
         b.load(x, x_at);
         for (&sum, half) in sums.iter().zip([Half::Low, Half::High]) {
@@ -329,7 +327,12 @@ impl Integer {
         if i + 1 == size {
             for (j, &acc) in registers.chains[0].iter().enumerate() {
                 let half = [Half::Low, Half::High][j % 2];
-                b.binary(Binary::Interleave(Piece::Word, half), t, first[j / 2], second[j / 2]);
+                b.binary(
+                    Binary::Interleave(Piece::Word, half),
+                    t,
+                    first[j / 2],
+                    second[j / 2],
+                );
                 b.binary(Binary::WordPairs, t, t, registers.constant);
                 b.binary(Binary::IntAdd, acc, acc, t);
             }

@@ -13,7 +13,6 @@ mod math;
 pub mod probe;
 mod sparse;
 mod vertical;
-mod widen;
 
 use lancet_artifact::{Arithmetic, WeightFormat};
 
@@ -76,11 +75,6 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             let tile = tile.of_byte_rows();
             let name = format!("i8_byte_rows_{panel}x{lanes}_v{}", tile.vl);
             Ok(byte_rows::program(name, &tile))
-        }
-        KernelSpec::Widen { panel, lanes } => {
-            let tile = Tile::new(panel, lanes, features).map_err(error)?;
-            let name = format!("f32_widen_{panel}x{lanes}_v{}", tile.vl);
-            Ok(widen::program(name, &tile))
         }
         KernelSpec::Epilogue {
             activation,

@@ -11,9 +11,6 @@ use crate::kir::{Addr, Binary, Builder, Program, Scalar, Shift, Unary, Vector, a
 
 const FIRST_OPERAND: usize = 5;
 
-/// 1.5 times 2^23: leaves no bits for a fraction in what it is added to, and rounds ties to even.
-const ROUND: f32 = 12_582_912.0;
-
 /// Registers of 128 and of 256 bits.
 const REGISTERS: usize = 16;
 
@@ -48,7 +45,6 @@ fn program_of(
         operands,
         held: vec![None; vertical.operands.len()],
         quantize: None,
-        unround: None,
         last_use: last_uses(vertical),
     };
     let rest: Vec<Scalar> = (2..FIRST_OPERAND)
@@ -128,7 +124,7 @@ pub(super) fn name(vertical: &Vertical, result: Element) -> String {
         name.push_str(match op {
             VerticalOp::Binary { op, .. } => op.name(),
             VerticalOp::Activation { kind, .. } => kind.name(),
-            VerticalOp::ToFloat { .. } | VerticalOp::ToInt { .. } => "cast",
+            VerticalOp::ToFloat { .. } => "cast",
             VerticalOp::Quantize { .. } => "quantize",
         });
     }
@@ -144,8 +140,6 @@ struct Kernel<'a> {
     held: Vec<Option<Vector>>,
     /// Least and greatest quotient that is not saturated, if the last operation quantizes.
     quantize: Option<(Vector, Vector)>,
-    /// What is taken off quotients in `f32` that were rounded by adding [`ROUND`].
-    unround: Option<Vector>,
     /// For each value, the last operation that uses it.
     last_use: Vec<usize>,
 }
@@ -153,9 +147,7 @@ struct Kernel<'a> {
 fn uses(op: &VerticalOp) -> impl Iterator<Item = usize> {
     let values = match *op {
         VerticalOp::Binary { a, b, .. } => [Some(a), Some(b), None],
-        VerticalOp::Activation { a, .. } | VerticalOp::ToFloat { a } | VerticalOp::ToInt { a } => {
-            [Some(a), None, None]
-        }
+        VerticalOp::Activation { a, .. } | VerticalOp::ToFloat { a } => [Some(a), None, None],
         VerticalOp::Quantize {
             a,
             scale,
@@ -184,25 +176,19 @@ impl Kernel<'_> {
                 self.held[i] = Some(v);
             }
         }
-        if let Some(&VerticalOp::Quantize { zero_point, to, .. }) = self.vertical.ops.last() {
-            let (low, high, unround) = (b.vector(), b.vector(), b.vector());
+        if let Some(&VerticalOp::Quantize { zero_point, .. }) = self.vertical.ops.last() {
+            let (low, high) = (b.vector(), b.vector());
             b.zero(low);
             b.constant(high, 255.0);
-            b.constant(unround, ROUND);
             if let Some(zero) = zero_point.and_then(|z| self.held[z as usize]) {
                 let t = b.vector();
                 b.unary(Unary::ToFloat, t, zero);
-                for bound in [low, high, unround] {
+                for bound in [low, high] {
                     b.sub(bound, bound, t);
                 }
                 b.free_vector(t);
             }
             self.quantize = Some((low, high));
-            if to == Element::F32 {
-                self.unround = Some(unround);
-            } else {
-                b.free_vector(unround);
-            }
         }
     }
 
@@ -267,12 +253,10 @@ impl Kernel<'_> {
                     math::activation(b, kind, to);
                 }
                 VerticalOp::ToFloat { a } => b.unary(Unary::ToFloat, to, get(a)),
-                VerticalOp::ToInt { a } => b.unary(Unary::ToInt, to, get(a)),
                 VerticalOp::Quantize {
                     a,
                     scale,
                     zero_point,
-                    ..
                 } => {
                     let (low, high) = self.quantize.expect("set where something quantizes");
                     match denominator.take() {
@@ -287,14 +271,9 @@ impl Kernel<'_> {
                     // A NaN becomes the least value.
                     b.max(to, to, low);
                     b.min(to, to, high);
-                    if let Some(unround) = self.unround {
-                        b.add(to, to, ROUND);
-                        b.sub(to, to, unround);
-                    } else {
-                        b.unary(Unary::ToInt, to, to);
-                        if let Some(zero) = zero_point {
-                            b.binary(Binary::IntAdd, to, to, get(zero));
-                        }
+                    b.unary(Unary::ToInt, to, to);
+                    if let Some(zero) = zero_point {
+                        b.binary(Binary::IntAdd, to, to, get(zero));
                     }
                 }
             }
@@ -334,8 +313,7 @@ impl Kernel<'_> {
             None => match self.vertical.ops[value as usize - n] {
                 VerticalOp::Binary { a, .. } => self.element(a),
                 VerticalOp::Activation { .. } | VerticalOp::ToFloat { .. } => Element::F32,
-                VerticalOp::ToInt { .. } => Element::I32,
-                VerticalOp::Quantize { to, .. } => to,
+                VerticalOp::Quantize { .. } => Element::Quad,
             },
         }
     }

@@ -48,7 +48,10 @@ pub(super) fn row(w: &[i16]) -> ([usize; 4], Vec<u8>) {
         *n = of_size.len() / 2;
         for bin in of_size.iter_mut() {
             bin.sort_by_key(|w| w.at);
-            records.extend(bin.chunks_exact(2).flat_map(|pair| record(pair[0], pair[1])));
+            records.extend(
+                bin.chunks_exact(2)
+                    .flat_map(|pair| record(pair[0], pair[1])),
+            );
         }
         bins = smaller;
     }
@@ -60,7 +63,9 @@ fn bins(weights: Vec<Weight>) -> Vec<Group> {
     let n = weights.len();
     let (positive, negative): (Group, Group) = weights.into_iter().partition(|w| w.w > 0);
     // Places of a bin are shared out between the signs as the weights are.
-    let places = (LARGEST * positive.len() + n / 2).checked_div(n).unwrap_or(0);
+    let places = (LARGEST * positive.len() + n / 2)
+        .checked_div(n)
+        .unwrap_or(0);
     let limits = match (positive.is_empty(), negative.is_empty()) {
         (false, false) => {
             let places = places.clamp(1, LARGEST - 1);
