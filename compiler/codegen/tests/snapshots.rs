@@ -156,14 +156,19 @@ fn dot_products_of_bytes() {
         ("avx_vnni", CpuFeatures::avx_vnni()),
         ("avx512_vnni", CpuFeatures::avx512_vnni()),
     ] {
-        let spec = KernelSpec::IntegerMatmul {
-            format: WeightFormat::Bsr { r: 1, c: 4 },
-            arithmetic: Arithmetic::Bytes,
-            panel: 32,
-            lanes: 32,
-        };
-        let kernel = emit(&spec, &features).expect("a kernel for every width");
-        insta::assert_snapshot!(format!("x64_{name}"), disassemble(&kernel));
+        for (stored, format) in [
+            ("", WeightFormat::Bsr { r: 1, c: 4 }),
+            ("_pairs", WeightFormat::Unstructured),
+        ] {
+            let spec = KernelSpec::IntegerMatmul {
+                format,
+                arithmetic: Arithmetic::Bytes,
+                panel: 32,
+                lanes: 32,
+            };
+            let kernel = emit(&spec, &features).expect("a kernel for every width");
+            insta::assert_snapshot!(format!("x64_{name}{stored}"), disassemble(&kernel));
+        }
     }
 }
 

@@ -14,7 +14,8 @@
 //!
 //! One register of x holds one input of each of four times as many tokens. Two of them, interleaved, are what the products of a
 //! *pair* of weights are computed of, whichever inputs they are: per pair and 16 tokens two interleavings, two multiplications and
-//! two additions in 16 bits. Bins of as many pairs, two and two, are interleaved as well and widened together.
+//! two additions in 16 bits. Bins of as many pairs, two and two, are interleaved as well and widened together. With dot products
+//! two pairs are interleaved once more to a quad: per two pairs and 16 tokens nine interleavings and four dot products.
 
 use lancet_artifact::Arithmetic;
 
@@ -33,14 +34,18 @@ pub(super) enum Method {
     Bins,
     Words,
     Pairs,
+    DotsOfPairs,
 }
 
 impl Method {
     pub(super) fn of(stream: Stream, arithmetic: Arithmetic, features: &CpuFeatures) -> Method {
-        if stream == Stream::Pairs {
+        if features.dots() {
+            match stream {
+                Stream::Quads => Method::Dots,
+                Stream::Pairs => Method::DotsOfPairs,
+            }
+        } else if stream == Stream::Pairs {
             Method::Pairs
-        } else if features.dots() {
-            Method::Dots
         } else if arithmetic == Arithmetic::Bytes && features.wide() {
             Method::Bins
         } else {
@@ -51,7 +56,7 @@ impl Method {
     /// The lanes of `tile` at the width of this method's panels.
     pub(super) fn tile(self, tile: Tile) -> Tile {
         match self {
-            Method::Pairs => tile.of_byte_rows(),
+            Method::Pairs | Method::DotsOfPairs => tile.of_byte_rows(),
             Method::Dots | Method::Bins | Method::Words => tile,
         }
     }
@@ -62,6 +67,7 @@ impl Method {
             Method::Bins => "quads_bins",
             Method::Words => "quads_words",
             Method::Pairs => "pairs",
+            Method::DotsOfPairs => "pairs_dots",
         }
     }
 }
@@ -155,10 +161,10 @@ impl Integer {
         // Dot products wait for each other; sums of the other methods take one cycle.
         let n_chains = match self.method {
             Method::Dots => 8 / v.next_power_of_two(),
-            Method::Bins | Method::Words | Method::Pairs => 1,
+            Method::Bins | Method::Words | Method::Pairs | Method::DotsOfPairs => 1,
         };
         let n_words = match self.method {
-            Method::Dots | Method::Words => 0,
+            Method::Dots | Method::Words | Method::DotsOfPairs => 0,
             Method::Bins => v,
             Method::Pairs => 2 * v.div_ceil(2),
         };
@@ -170,10 +176,11 @@ impl Integer {
                 Method::Dots | Method::Words => 5,
                 Method::Bins => 6,
                 Method::Pairs => 3,
+                Method::DotsOfPairs => 7,
             }),
         };
         match self.method {
-            Method::Dots => {}
+            Method::Dots | Method::DotsOfPairs => {}
             Method::Bins | Method::Pairs => b.constant_bits(registers.constant, 0x0001_0001),
             Method::Words => b.constant_bits(registers.constant, 0x00ff_00ff),
         }
@@ -208,6 +215,15 @@ impl Integer {
                     });
                 }
             }
+            // Bins hold an even number of pairs.
+            Method::DotsOfPairs => {
+                b.load_scalar(self.n, Width::B32, at(self.group, 12));
+                b.shr_imm(self.n, 1);
+                b.repeat(self.n, |b| {
+                    self.two_pairs_of_dots(b, registers);
+                    b.add_imm(self.stream, 2 * Stream::Pairs.record_bytes() as i32);
+                });
+            }
             Method::Dots | Method::Words => {
                 const UNROLL: usize = 4;
                 for (unroll, loads) in [(UNROLL, 2), (1, 0)] {
@@ -241,16 +257,16 @@ impl Integer {
 
     fn stream_kind(&self) -> Stream {
         match self.method {
-            Method::Pairs => Stream::Pairs,
+            Method::Pairs | Method::DotsOfPairs => Stream::Pairs,
             Method::Dots | Method::Bins | Method::Words => Stream::Quads,
         }
     }
 
     /// What offsets of x are multiplied by.
     fn x_scale(&self) -> Scale {
-        match self.method {
-            Method::Pairs => self.tile.byte_row_scale(),
-            Method::Dots | Method::Bins | Method::Words => self.tile.scale(),
+        match self.stream_kind() {
+            Stream::Pairs => self.tile.byte_row_scale(),
+            Stream::Quads => self.tile.scale(),
         }
     }
 
@@ -299,6 +315,15 @@ impl Integer {
         }
     }
 
+    /// Broadcasts the weights of the pair at `bytes` of the stream; where its two rows of x are.
+    fn pair(&self, b: &mut Builder, w: Vector, bytes: i32) -> [Addr; 2] {
+        b.load_scalar(self.second, Width::B32, at(self.stream, bytes + 4));
+        b.low16(self.offset, self.second);
+        b.shr_imm(self.second, 16);
+        b.broadcast(w, at(self.stream, bytes));
+        [self.offset, self.second].map(|offset| at(self.xk, 0).index(offset, self.x_scale()))
+    }
+
     /// Pair `i` of two bins of together `size`. Sums of 16 tokens each are in one register for the low half of their bytes and,
     /// where there are as many tokens, one for the high half.
     fn pair_of_bins(&self, b: &mut Builder, registers: &Registers, (i, size): (usize, usize)) {
@@ -307,13 +332,7 @@ impl Integer {
         };
         let (first, second) = registers.words.split_at(registers.words.len() / 2);
         let sums = if i < size / 2 { first } else { second };
-        let bytes = (i * Stream::Pairs.record_bytes()) as i32;
-        b.load_scalar(self.second, Width::B32, at(self.stream, bytes + 4));
-        b.low16(self.offset, self.second);
-        b.shr_imm(self.second, 16);
-        b.broadcast(w, at(self.stream, bytes));
-        let [x_at, other] =
-            [self.offset, self.second].map(|o| at(self.xk, 0).index(o, self.x_scale()));
+        let [x_at, other] = self.pair(b, w, (i * Stream::Pairs.record_bytes()) as i32);
         let starts = i % (size / 2) == 0;
         b.load(x, x_at);
         for (&sum, half) in sums.iter().zip([Half::Low, Half::High]) {
@@ -336,6 +355,31 @@ impl Integer {
                 b.binary(Binary::WordPairs, t, t, registers.constant);
                 b.binary(Binary::IntAdd, acc, acc, t);
             }
+        }
+    }
+
+    /// Two pairs as a quad: `temps` has the weights and what the bytes of each pair become, interleaved.
+    fn two_pairs_of_dots(&self, b: &mut Builder, registers: &Registers) {
+        let [w, other_w, x, first_low, first_high, low, high] = registers.temps[..] else {
+            return;
+        };
+        for (i, (weights, halves)) in [(w, [first_low, first_high]), (other_w, [low, high])]
+            .into_iter()
+            .enumerate()
+        {
+            let bytes = (i * Stream::Pairs.record_bytes()) as i32;
+            let [x_at, other] = self.pair(b, weights, bytes);
+            b.load(x, x_at);
+            for (to, half) in halves.into_iter().zip([Half::Low, Half::High]) {
+                b.binary(Binary::Interleave(Piece::Byte, half), to, x, other);
+            }
+        }
+        b.binary(Binary::Interleave(Piece::Word, Half::Low), w, w, other_w);
+        for (j, &acc) in registers.chains[0].iter().enumerate() {
+            let (first, second) = [(first_low, low), (first_high, high)][j / 2];
+            let half = [Half::Low, Half::High][j % 2];
+            b.binary(Binary::Interleave(Piece::Word, half), x, first, second);
+            b.dot(acc, x, w);
         }
     }
 
