@@ -202,7 +202,8 @@ impl Integer {
         match self.method {
             Method::Bins | Method::Pairs => {
                 let stream = self.stream_kind();
-                for (i, size) in stream.bins().into_iter().enumerate() {
+                let bins = stream.bins().into_iter().enumerate();
+                for (i, size) in bins.filter(|(_, size)| *size > 0) {
                     b.load_scalar(self.n, Width::B16, at(self.group, 4 + 2 * i as i32));
                     b.repeat(self.n, |b| {
                         for i in 0..size {

@@ -26,7 +26,13 @@ pub(super) fn bounded(weights: impl Iterator<Item = [i8; 4]>) -> bool {
 
 /// Pieces that add up to `w`, each of 8 bits and, if `bounded`, within the bound.
 pub(super) fn pieces(w: [i16; 4], bounded: bool, mut each: impl FnMut([i8; 4])) {
-    for n in 1i32.. {
+    if let [Ok(a), Ok(b), Ok(c), Ok(d)] = w.map(i8::try_from) {
+        let whole = [a, b, c, d];
+        if !bounded || within(sums(whole), BOUND) {
+            return each(whole);
+        }
+    }
+    for n in 2i32.. {
         let piece = |i: i32| -> Option<[i8; 4]> {
             let mut out = [0; 4];
             for (out, &w) in out.iter_mut().zip(&w) {

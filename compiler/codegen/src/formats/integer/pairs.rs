@@ -99,16 +99,22 @@ fn bins(weights: Vec<Weight>) -> Vec<Group> {
 fn groups(mut weights: Vec<Weight>, limit: usize) -> Vec<Group> {
     weights.sort_by_key(|w| (std::cmp::Reverse(w.w.unsigned_abs()), w.at));
     let mut done = Vec::new();
-    // Groups that have place, by what the bound leaves them.
-    let mut open: Vec<Vec<Group>> = vec![Vec::new(); BOUND as usize + 1];
+    // Groups that have place, by what the bound leaves them, and a bit for each such number of which there are any.
+    let mut open: Vec<Vec<Group>> = vec![Vec::new(); BOUND as usize];
+    let mut any = 0u128;
     for w in weights {
         let size = usize::from(w.w.unsigned_abs());
-        let left = (size..open.len()).find(|&left| !open[left].is_empty());
-        let left = left.unwrap_or(BOUND as usize);
-        let mut group = open[left].pop().unwrap_or_default();
+        let fitting = any.checked_shr(size as u32).unwrap_or(0);
+        let found = (fitting != 0).then(|| size + fitting.trailing_zeros() as usize);
+        let mut group = found.and_then(|left| open[left].pop()).unwrap_or_default();
         group.push(w);
+        if let Some(left) = found.filter(|&left| open[left].is_empty()) {
+            any &= !(1 << left);
+        }
         if group.len() < limit {
-            open[left - size].push(group);
+            let left = found.unwrap_or(BOUND as usize) - size;
+            open[left].push(group);
+            any |= 1 << left;
         } else {
             done.push(group);
         }
