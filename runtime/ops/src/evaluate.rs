@@ -97,6 +97,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::Min | Operator::Max | Operator::Sum | Operator::Mean => {
             one(binary::variadic(call))
         }
+        Operator::AtLeast | Operator::AtMost => one(binary::bound(call)),
         Operator::Where => one(binary::select(call)),
         Operator::Size => one(shape::size(call)),
         Operator::Shape => one(shape::shape(call)),

@@ -566,6 +566,8 @@ operators! {
         rotary_embedding_dim: Int = Int(0),
         scale: Float = Float(1.0),
     },
+    AtLeast "at_least" Lancet "AtLeast" (2, 2) (1, 1) {},
+    AtMost "at_most" Lancet "AtMost" (2, 2) (1, 1) {},
     Linear "linear" Lancet "Linear" (2, 4) (1, 1) {
         activation: Str = Str("none"),
     },

@@ -179,6 +179,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::BitShift => elementwise::bit_shift(call),
         O::Min => elementwise::variadic(call, Class::Number, elements::min),
         O::Max => elementwise::variadic(call, Class::Number, elements::max),
+        O::AtLeast | O::AtMost => elementwise::binary(call, Class::Number, |_, _| None),
         O::Sum | O::Mean => elementwise::variadic(call, Class::Float, |_, _| None),
         O::Where => elementwise::select(call),
         O::Clip => elementwise::clip(call),

@@ -96,6 +96,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
             Case::new(vec![f32s(r, &shape), f32s(r, &slope)])
         }
         O::Min | O::Max => variadic(r, &NUMBERS).sizes(),
+        O::AtLeast | O::AtMost => binary(r, &NUMBERS),
         O::Sum | O::Mean => variadic(r, &FLOATS),
         O::Where => where_case(r),
         O::Clip => clip(r),
