@@ -119,6 +119,12 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
         return Ok(Raised::No);
     };
     if graph.constant(w).is_none() || graph.constant(x).is_some() {
+        let several = |zero: Value| !is_one(graph, zero);
+        if x_zero.is_some_and(several) || w_zero.is_some_and(several) {
+            let reason = "the right operand is no constant, and an operand has several zero points";
+            return Ok(Raised::Declined(reason.to_owned()));
+        }
+        // One zero point each: a product of bytes is a step of its own.
         return Ok(Raised::No);
     }
     if graph.ty(w).rank() != 2 || graph.ty(x).rank() < 2 {
@@ -129,12 +135,7 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
     }
     let zero = match x_zero {
         None => Zero::Known(0),
-        Some(z)
-            if graph
-                .ty(z)
-                .fixed_shape()
-                .is_none_or(|s| s.iter().product::<usize>() != 1) =>
-        {
+        Some(z) if !is_one(graph, z) => {
             let reason = "the left operand has a zero point for each row";
             return Ok(Raised::Declined(reason.to_owned()));
         }
@@ -185,6 +186,15 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
         }
     }
     Ok(Raised::Yes(message))
+}
+
+/// Whether a value has one element.
+fn is_one(graph: &Graph, value: Value) -> bool {
+    graph
+        .ty(value)
+        .shape
+        .iter()
+        .all(|d| d.as_fixed() == Some(1))
 }
 
 /// The zero point of the left operand.

@@ -136,7 +136,11 @@ fn quantize_alike(x: &[f32], scale: f32, zero: f32, dtype: DType) -> Option<Data
     // Rounds halves to even below 2^22. What is greater saturates wherever it is rounded to.
     const LIMIT: f32 = 4_194_304.0;
     const MAGIC: f32 = 12_582_912.0;
-    let round = |v: f32| ((v / scale).max(-LIMIT).min(LIMIT) + MAGIC) - MAGIC + zero;
+    let round = |v: f32| {
+        let v = v / scale;
+        let v = if v.is_nan() { -LIMIT } else { v };
+        (v.clamp(-LIMIT, LIMIT) + MAGIC) - MAGIC + zero
+    };
     match dtype {
         DType::U8 => Some(Data::U8(x.iter().map(|&v| round(v) as u8).collect())),
         DType::I8 => Some(Data::I8(x.iter().map(|&v| round(v) as i8).collect())),
