@@ -132,8 +132,9 @@ fn bytes(graph: &Graph, node: NodeId, op: Operator) -> Option<StepKind> {
         Operator::QuantizeLinear => {
             let floats = ty(0)?.dtype == DType::F32 && ty(1)?.dtype == DType::F32;
             let to_bytes = is_byte(graph.ty(Value { node, result: 0 }).dtype);
-            let precise = graph.attributes(node).get("precision").is_none();
-            (floats && to_bytes && precise && one(1) && one(2)).then_some(StepKind::Quantize)
+            let precision = graph.attributes(node).str("precision");
+            let single = precision.is_none_or(|p| p == "f32");
+            (floats && to_bytes && single && one(1) && one(2)).then_some(StepKind::Quantize)
         }
         _ => None,
     }
