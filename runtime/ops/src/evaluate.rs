@@ -165,7 +165,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::TokenPacking => packed::token_packing(call),
         Operator::PackedAttention => one(packed::packed_attention(call)),
         Operator::Einsum => one(einsum::einsum(call)),
-        Operator::Conv => one(conv::conv(call)),
+        Operator::Conv | Operator::ConvTranspose => one(conv::conv(call)),
         Operator::ConvInteger => one(conv::conv_integer(call)),
         Operator::QLinearConv => one(conv::qlinear_conv(call)),
         Operator::AveragePool => one(pool::average_pool(call)),

@@ -364,6 +364,16 @@ operators! {
         pads: Ints = Optional,
         strides: Ints = Optional,
     },
+    ConvTranspose "conv_transpose" Onnx "ConvTranspose" (2, 3) (1, 1) {
+        auto_pad: Str = Str("NOTSET"),
+        dilations: Ints = Optional,
+        group: Int = Int(1),
+        kernel_shape: Ints = Optional,
+        output_padding: Ints = Optional,
+        output_shape: Ints = Optional,
+        pads: Ints = Optional,
+        strides: Ints = Optional,
+    },
     ConvInteger "conv_integer" Onnx "ConvInteger" (2, 4) (1, 1) {
         auto_pad: Str = Str("NOTSET"),
         dilations: Ints = Optional,

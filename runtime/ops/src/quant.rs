@@ -80,7 +80,7 @@ fn round_to(v: f64, dtype: DType) -> f64 {
 }
 
 /// A number in multiples of the scale as an integer of a range, which ends what is beyond it and begins with NaN.
-fn saturate(v: f64, zero: f64, (low, high): (f64, f64)) -> f64 {
+pub(crate) fn saturate(v: f64, zero: f64, (low, high): (f64, f64)) -> f64 {
     (v.round_ties_even() + zero).max(low).min(high)
 }
 

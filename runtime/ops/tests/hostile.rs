@@ -256,6 +256,11 @@ const RIGHT: &[(&str, &str, &str)] = &[
         "u8[2,3] f32[] u8[] i8[3,4] f32[4] i8[4] f32[] u8[]",
     ),
     ("conv", "group=2", "f32[1,4,5,3] f32[2,2,3,2] f32[2]"),
+    (
+        "conv_transpose",
+        "group=2",
+        "f32[1,4,3,2] f32[4,1,3,2] f32[2]",
+    ),
     ("conv_integer", "", "u8[1,2,5] u8[2,2,3] u8[] u8[]"),
     (
         "qlinear_conv",

@@ -248,6 +248,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::MsDynamicQuantizeMatMul => matrix::dynamic_quantize_matmul(call),
         O::MsMatMulIntegerToFloat => matrix::matmul_integer_to_float(call),
         O::Conv => convolution::conv(call),
+        O::ConvTranspose => convolution::conv_transpose(call),
         O::ConvInteger => convolution::conv_integer(call),
         O::QLinearConv => convolution::qlinear_conv(call),
         O::AveragePool => return convolution::pool(call, Class::Float),

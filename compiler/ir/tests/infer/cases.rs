@@ -229,6 +229,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
             case.operands.push(Some(f32s(r, &[outputs])));
             case.without(r, 2)
         }
+        O::ConvTranspose => conv_transpose(r),
         O::ConvInteger => conv(r, DType::U8).0,
         O::QLinearConv => qlinear_conv(r),
         O::AveragePool => pool(r, &[DType::F32]),
