@@ -247,6 +247,14 @@ fn particular(op: Operator, dtype: DType) -> Option<Vec<Tensor>> {
         }
         Operator::Einsum => vec![of(&[2, 2]), of(&[2, 2])],
         Operator::LSTM => vec![of(&[1, 1, 1]), of(&[1, 4, 1]), of(&[1, 4, 1])],
+        Operator::MsDynamicQuantizeLSTM => {
+            let mut operands = vec![of(&[1, 1, 1]), u8s(&[1, 1, 4]), u8s(&[1, 1, 4])];
+            operands.push(f32s(&[1, 8]));
+            operands.push(ones(DType::I32, &[1]));
+            operands.extend([f32s(&[1, 1, 1]), f32s(&[1, 1, 1]), f32s(&[1, 3])]);
+            operands.extend([f32s(&[1]), u8s(&[1]), f32s(&[1]), u8s(&[1])]);
+            operands
+        }
         Operator::GRU => vec![of(&[1, 1, 1]), of(&[1, 3, 1]), of(&[1, 3, 1])],
         Operator::RotaryEmbedding => vec![of(&[1, 1, 2, 2]), of(&[1, 2, 1]), of(&[1, 2, 1])],
         Operator::Attention | Operator::MsMultiHeadAttention => vec![of(&[1, 2, 4]); 3],

@@ -178,7 +178,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::MsMatMulIntegerToFloat => one(quant::matmul_integer_to_float(call)),
         Operator::MsDynamicQuantizeMatMul => one(quant::dynamic_quantize_matmul(call)),
         Operator::DFT => one(dft::dft(call)),
-        Operator::LSTM => rnn::lstm(call),
+        Operator::LSTM | Operator::MsDynamicQuantizeLSTM => rnn::lstm(call),
         Operator::GRU => rnn::gru(call),
         Operator::RNN => rnn::rnn(call),
         Operator::Attention => attention::attention(call),

@@ -259,6 +259,7 @@ fn dispatch(call: &mut Call<'_>) -> Many {
         O::DynamicQuantizeLinear => return quantize::dynamic_quantize(call),
         O::DFT => sequence::dft(call),
         O::LSTM => return sequence::recurrent(call, 4),
+        O::MsDynamicQuantizeLSTM => return sequence::dynamic_quantize_lstm(call),
         O::GRU => return sequence::recurrent(call, 3),
         O::RNN => return sequence::recurrent(call, 1),
         O::Attention => return attention::attention(call),

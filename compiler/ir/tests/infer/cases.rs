@@ -260,6 +260,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::DynamicQuantizeLinear => unary(r, &[DType::F32]).results(3),
         O::DFT => dft(r),
         O::LSTM => recurrent(r, 4),
+        O::MsDynamicQuantizeLSTM => dynamic_quantize_lstm(r),
         O::GRU => recurrent(r, 3),
         O::RNN => recurrent(r, 1),
         O::Attention => attention(r),
