@@ -247,6 +247,14 @@ fn particular(op: Operator, dtype: DType) -> Option<Vec<Tensor>> {
         }
         Operator::Einsum => vec![of(&[2, 2]), of(&[2, 2])],
         Operator::LSTM => vec![of(&[1, 1, 1]), of(&[1, 4, 1]), of(&[1, 4, 1])],
+        Operator::MsDynamicQuantizeLSTM => {
+            let mut operands = vec![of(&[1, 1, 1]), u8s(&[1, 1, 4]), u8s(&[1, 1, 4])];
+            operands.push(f32s(&[1, 8]));
+            operands.push(ones(DType::I32, &[1]));
+            operands.extend([f32s(&[1, 1, 1]), f32s(&[1, 1, 1]), f32s(&[1, 3])]);
+            operands.extend([f32s(&[1]), u8s(&[1]), f32s(&[1]), u8s(&[1])]);
+            operands
+        }
         Operator::GRU => vec![of(&[1, 1, 1]), of(&[1, 3, 1]), of(&[1, 3, 1])],
         Operator::RotaryEmbedding => vec![of(&[1, 1, 2, 2]), of(&[1, 2, 1]), of(&[1, 2, 1])],
         Operator::Attention | Operator::MsMultiHeadAttention => vec![of(&[1, 2, 4]); 3],
@@ -298,10 +306,14 @@ fn has_kernel(op: Operator) -> bool {
         [] => String::new(),
         named => format!(" {{{}}}", named.join(", ")),
     };
+    let results: Vec<String> = (0..op.schema().results.0)
+        .map(|i| format!("%r{i}"))
+        .collect();
+    let results = results.join(", ");
     OPERANDS.iter().any(|operands| {
         let text = op.schema().text;
         let graph = format!(
-            "graph @g(%x: f32[b, s, 4], %ids: i64[b, s], %i32: i32[b, s], %mask: i32[b, s], %m: f32[4, 4]) dims(b, s) {{
+            "graph @g(%x: f32[b, s, 4], %ids: i64[b, s], %i32: i32[b, s], %mask: i32[b, s], %m: f32[4, 4], %bytes: u8[b, s, 4], %signed: i8[4, 3]) dims(b, s) {{
   const @v: f32[4] = random(seed = 1)
   const @w: f32[4, 4] = random(seed = 2)
   const @qkv: f32[4, 12] = random(seed = 3)
@@ -314,8 +326,9 @@ fn has_kernel(op: Operator) -> bool {
   const @half: f32[] = 0.5
   %p = linear %x, @w
   %f = view %p : f32[b*s, 4]
-  %r = {text} {operands}{attributes}
-  return %r
+  %q = view %bytes : u8[b*s, 4]
+  {results} = {text} {operands}{attributes}
+  return %r0
 }}"
         );
         by_kernels(&graph)
@@ -343,6 +356,7 @@ const OPERANDS: &[&str] = &[
     "%p, @qkv, @bqkv, %mask",
     "%i32, %i32, @w, @w, @w, @v, @v",
     "%p, @v, %p",
+    "%q, %signed",
 ];
 
 /// True if the graph compiles to a plan without a portable step.

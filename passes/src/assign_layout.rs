@@ -162,7 +162,7 @@ fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, Pa
         {
             true
         }
-        Some(Operator::Sub | Operator::Div) => false,
+        Some(Operator::Sub | Operator::Div | Operator::AtLeast | Operator::AtMost) => false,
         _ => return Ok(None),
     };
     let (Some(a), Some(b)) = (graph.operand(node, 0), graph.operand(node, 1)) else {
@@ -326,7 +326,9 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             | Operator::Mul
             | Operator::Div
             | Operator::Max
-            | Operator::Min,
+            | Operator::Min
+            | Operator::AtLeast
+            | Operator::AtMost,
             _,
         ) => {
             if operands.len() != 2 {

@@ -18,8 +18,8 @@
 //!   const @greatest: f32[] = 127.0
 //!   %0 = div %x, @scale : f32[s, 4]
 //!   %1 = round %0 : f32[s, 4]
-//!   %2 = max %1, @least : f32[s, 4]
-//!   %3 = min %2, @greatest : f32[s, 4]
+//!   %2 = at_least %1, @least : f32[s, 4]
+//!   %3 = at_most %2, @greatest : f32[s, 4]
 //!   %4 = mul %3, @scale : f32[s, 4]
 //!   return %4
 //! }
@@ -36,7 +36,7 @@
 //! Preconditions: `f32`, constant scales and one zero point for the whole tensor, and 8 or 16 bits between. Otherwise the graph
 //! stays as it is.
 //!
-//! Numeric effect: exact but for NaN, which is kept where the bytes made it the least value.
+//! Numeric effect: exact. `at_least` makes the least value of NaN, as quantization does.
 //!
 //! Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 //! (arXiv:1712.05877), section 3.
@@ -86,8 +86,8 @@ impl Pass for ExpandFakeQuantization {
             for (operator, operand) in [
                 (Operator::Div, Some(scale)),
                 (Operator::Round, None),
-                (Operator::Max, Some(least)),
-                (Operator::Min, Some(greatest)),
+                (Operator::AtLeast, Some(least)),
+                (Operator::AtMost, Some(greatest)),
             ] {
                 let operands: Vec<_> = std::iter::once(value).chain(operand).collect();
                 value = graph.apply(operator, Attributes::new(), &operands)?;

@@ -57,8 +57,8 @@ pub(crate) fn quantize(graph: &Graph, value: Value) -> Option<(Value, Parameters
     let node = applied(graph, value, Operator::QuantizeLinear)?;
     let x = graph.operand(node, 0)?;
     let parameters = parameters(graph, value, graph.ty(value).dtype)?;
-    let is_f32 =
-        graph.ty(x).dtype == DType::F32 && graph.attributes(node).get("precision").is_none();
+    let precision = graph.attributes(node).str("precision");
+    let is_f32 = graph.ty(x).dtype == DType::F32 && precision.is_none_or(|p| p == "f32");
     is_f32.then_some((x, parameters))
 }
 

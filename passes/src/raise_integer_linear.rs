@@ -119,6 +119,12 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
         return Ok(Raised::No);
     };
     if graph.constant(w).is_none() || graph.constant(x).is_some() {
+        let several = |zero: Value| !is_one(graph, zero);
+        if x_zero.is_some_and(several) || w_zero.is_some_and(several) {
+            let reason = "the right operand is no constant, and an operand has several zero points";
+            return Ok(Raised::Declined(reason.to_owned()));
+        }
+        // One zero point each: a product of bytes is a step of its own.
         return Ok(Raised::No);
     }
     if graph.ty(w).rank() != 2 || graph.ty(x).rank() < 2 {
@@ -129,12 +135,7 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
     }
     let zero = match x_zero {
         None => Zero::Known(0),
-        Some(z)
-            if graph
-                .ty(z)
-                .fixed_shape()
-                .is_none_or(|s| s.iter().product::<usize>() != 1) =>
-        {
+        Some(z) if !is_one(graph, z) => {
             let reason = "the left operand has a zero point for each row";
             return Ok(Raised::Declined(reason.to_owned()));
         }
@@ -187,6 +188,15 @@ fn integers(graph: &mut Graph, node: NodeId, weights: &mut Weights) -> Result<Ra
     Ok(Raised::Yes(message))
 }
 
+/// Whether a value has one element.
+fn is_one(graph: &Graph, value: Value) -> bool {
+    graph
+        .ty(value)
+        .shape
+        .iter()
+        .all(|d| d.as_fixed() == Some(1))
+}
+
 /// The zero point of the left operand.
 #[derive(Clone, Copy)]
 enum Zero {
@@ -214,13 +224,25 @@ fn dequantized(
         Some(inner) => (inner, !flipped),
         None => (w, flipped),
     };
-    let Some(weight) = scaled_weight(graph, w, flipped) else {
-        return Ok(Raised::No);
+    let weight = match scaled_weight(graph, w, flipped) {
+        Ok(Some(weight)) => weight,
+        Ok(None) => return Ok(Raised::No),
+        Err(reason) => return Ok(Raised::Declined(reason)),
     };
     let Some((q, from)) = dequantized_bytes(graph, x)? else {
-        return Ok(Raised::Declined(
-            "the weight is quantized, what it multiplies is not, or not with one scale".to_owned(),
-        ));
+        let x = origin(graph, x);
+        let reason = match graph.operator(x) {
+            Some(Operator::DequantizeLinear) => match graph.operand(x.node, 0).map(|q| graph.ty(q))
+            {
+                Some(q) if !is_byte(q.dtype) => format!(
+                    "the weight is quantized to bytes, what it multiplies to {}",
+                    q.dtype
+                ),
+                _ => "the weight is quantized, what it multiplies not with one scale".to_owned(),
+            },
+            _ => "the weight is quantized, what it multiplies is not".to_owned(),
+        };
+        return Ok(Raised::Declined(reason));
     };
     if factors || transposed_x || graph.ty(x).rank() < 2 {
         return Ok(Raised::Declined(
@@ -277,26 +299,57 @@ struct ScaledWeight {
     zero_point: Option<Value>,
 }
 
-/// The operands of a `DequantizeLinear` of a constant matrix; outputs are its rows if `flipped`, otherwise its columns.
-fn scaled_weight(graph: &Graph, value: Value, flipped: bool) -> Option<ScaledWeight> {
-    if graph.operator(value)? != Operator::DequantizeLinear || graph.ty(value).dtype != DType::F32 {
-        return None;
+/// The operands of a `DequantizeLinear` of a constant matrix of bytes; outputs are its rows if `flipped`, otherwise its columns. Or
+/// why it is no weight of an integer product.
+fn scaled_weight(
+    graph: &Graph,
+    value: Value,
+    flipped: bool,
+) -> Result<Option<ScaledWeight>, String> {
+    if graph.operator(value) != Some(Operator::DequantizeLinear) {
+        return Ok(None);
     }
     let node = value.node;
-    let w = graph.operand(node, 0)?;
-    let is_matrix = graph.constant(w).is_some() && graph.ty(w).rank() == 2;
-    let bytes = matches!(graph.ty(w).dtype, DType::U8 | DType::I8);
-    let scales = graph
-        .constant(graph.operand(node, 1)?)?
-        .as_slice::<f32>()?
-        .to_vec();
-    let of_outputs = axis_of(graph, node, 2)? == usize::from(!flipped);
-    let blocks = graph.attributes(node).int_or("block_size", 0) != 0;
-    (is_matrix && bytes && !blocks && (of_outputs || scales.len() == 1)).then_some(ScaledWeight {
+    let [w, scales] = [0, 1].map(|i| graph.operand(node, i));
+    let (Some(w), Some(scales)) = (w, scales) else {
+        return Ok(None);
+    };
+    if graph.constant(w).is_none() || graph.ty(w).rank() != 2 {
+        return Ok(None);
+    }
+    if !is_byte(graph.ty(w).dtype) {
+        return Err(format!("the weight is quantized to {}", graph.ty(w).dtype));
+    }
+    if graph.attributes(node).int_or("block_size", 0) != 0 {
+        return Err("the weight has a scale for each block".to_owned());
+    }
+    let scales = graph.constant(scales).and_then(|s| s.as_slice::<f32>());
+    let Some(scales) = scales.filter(|_| graph.ty(value).dtype == DType::F32) else {
+        return Err("the scales of the weight are not constants of f32".to_owned());
+    };
+    let of_outputs = axis_of(graph, node, 2) == Some(usize::from(!flipped));
+    if !of_outputs && scales.len() != 1 {
+        return Err("the weight has a scale for each input".to_owned());
+    }
+    Ok(Some(ScaledWeight {
         w,
-        scales,
+        scales: scales.to_vec(),
         zero_point: graph.operand(node, 2),
-    })
+    }))
+}
+
+fn is_byte(dtype: DType) -> bool {
+    matches!(dtype, DType::U8 | DType::I8)
+}
+
+/// What moves of elements began with.
+fn origin(graph: &Graph, mut value: Value) -> Value {
+    while is_move(graph, value)
+        && let Some(operand) = graph.operand(value.node, 0)
+    {
+        value = operand;
+    }
+    value
 }
 
 /// The bytes that `x` was dequantized from, moved as it was, and their parameters.
@@ -316,7 +369,7 @@ fn dequantized_bytes(
     let Some((mut q, parameters)) = dequantize(graph, at) else {
         return Ok(None);
     };
-    if !matches!(parameters.dtype, DType::U8 | DType::I8) {
+    if !is_byte(parameters.dtype) {
         return Ok(None);
     }
     for op in moves.into_iter().rev() {

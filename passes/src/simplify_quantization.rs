@@ -110,6 +110,7 @@ fn step(graph: &Graph, value: Value) -> Option<Step> {
             let of = graph.operand(table.node, 0)?;
             let is_table = graph.operator(table) == Some(Operator::DequantizeLinear)
                 && graph.constant(of).is_some()
+                && matches!(graph.ty(of).dtype, DType::U8 | DType::I8)
                 && graph.attributes(table.node).int_or("block_size", 0) == 0
                 && (dequantize(graph, table).is_some()
                     || axis_of(graph, table.node, rank) == Some(1));

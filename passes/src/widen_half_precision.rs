@@ -26,9 +26,12 @@
 //! Inputs and outputs of the graph keep their types.
 //!
 //! Preconditions: what a user of a narrow value sees in steps stays narrow, its operands rounded as in the file: comparisons, casts to
-//! integers and booleans, quantization, `Floor`, `ArgMax`, `TopK` and their like. So does an operator that has no form in `f32`.
+//! integers and booleans, `Floor`, `ArgMax`, `TopK` and their like. So does an operator that has no form in `f32`.
 //! Both are remarks. A cast to half precision stays where its operand is a constant, or arithmetic on integers and constants, one
 //! of them finite in `f32` alone: there it makes a mask's infinity.
+//!
+//! Quantization has steps too, but all of a model that is quantized and half precise lies between two of them: it is widened, scales
+//! exactly and quotients in `f32`, as ONNX Runtime divides.
 //!
 //! Numeric effect: approximates, within the rounding of the file's own arithmetic, towards what exact arithmetic gives.
 //! One operation between borders is rounded once more, which changes nothing for sums, products, quotients and square roots.
@@ -158,7 +161,6 @@ fn has_steps(operator: Operator) -> bool {
             | Operator::Mod
             | Operator::NonZero
             | Operator::OneHot
-            | Operator::QuantizeLinear
             | Operator::Range
             | Operator::Round
             | Operator::Sign

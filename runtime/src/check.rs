@@ -122,7 +122,10 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         }
         StepKind::Range => {
             cx.counts(1, 1)?;
-            cx.panels(cx.input(0)?)?;
+            let x = cx.input(0)?;
+            if cx.row_major_f32(x).is_err() {
+                cx.panels(x)?;
+            }
             cx.vector(cx.output(), 2)
         }
         StepKind::RangeScale | StepKind::RangeZeroPoint => {
@@ -150,14 +153,34 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         StepKind::PackedAttention(p) => cx.packed_attention(p),
         StepKind::Elementwise { body } => cx.elementwise(body),
         StepKind::MatMul => {
-            cx.counts(2, 2)?;
+            let of_bytes = cx.dtype(cx.output()) == DType::I32;
+            cx.counts(2, if of_bytes { 4 } else { 2 })?;
             for v in [cx.input(0)?, cx.input(1)?, cx.output()] {
-                cx.row_major_f32(v)?;
+                match of_bytes {
+                    true if v == cx.output() => cx.row_major(v)?,
+                    true => cx.row_major_bytes(v)?,
+                    false => cx.row_major_f32(v)?,
+                }
                 if cx.rank(v) < 2 {
                     return Err(format!("{}: expected rank 2 or more", cx.name(v)));
                 }
             }
+            for (zero, of) in [(2, 0), (3, 1)] {
+                if let Some(zero) = cx.optional(zero) {
+                    cx.one_element(zero, cx.dtype(cx.input(of)?))?;
+                }
+            }
             Ok(())
+        }
+        StepKind::Quantize => {
+            cx.counts(2, 3)?;
+            let out = cx.output();
+            cx.row_major_f32(cx.input(0)?)?;
+            cx.row_major_bytes(out)?;
+            cx.ranks(&[cx.rank(cx.input(0)?)])?;
+            cx.one_element(cx.input(1)?, DType::F32)?;
+            cx.optional(2)
+                .map_or(Ok(()), |zero| cx.one_element(zero, cx.dtype(out)))
         }
         StepKind::Softmax { axis } => {
             cx.counts(1, 1)?;

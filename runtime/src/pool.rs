@@ -357,6 +357,17 @@ impl Parts {
         Parts { ranges, end }
     }
 
+    /// `n` elements, `task` in each part but the last.
+    pub(crate) fn of_tasks(n: usize, task: usize) -> Parts {
+        let part = |first: usize| first..n.min(first + task);
+        Parts::new((0..n).step_by(task).map(part).collect())
+    }
+
+    /// Number of parts.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// Part `i`.
     pub(crate) fn range(&self, i: usize) -> Range<usize> {
         self.ranges[i].clone()

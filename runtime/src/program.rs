@@ -224,6 +224,7 @@ impl Program {
                 | StepKind::PackedAttention { .. }
                 | StepKind::Elementwise { .. }
                 | StepKind::MatMul
+                | StepKind::Quantize
                 | StepKind::Softmax { .. }
                 | StepKind::Reduce { .. }
                 | StepKind::Transpose { .. }

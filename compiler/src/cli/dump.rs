@@ -179,6 +179,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             | StepKind::View
             | StepKind::Broadcast
             | StepKind::Range
+            | StepKind::Quantize
             | StepKind::RangeScale
             | StepKind::RangeZeroPoint
             | StepKind::ToPanels

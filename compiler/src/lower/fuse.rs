@@ -83,6 +83,8 @@ fn function(graph: &Graph, node: NodeId) -> Option<Function> {
         Operator::Div => Function::Binary(Binary::Div),
         Operator::Max if graph.operands(node).len() == 2 => Function::Binary(Binary::Max),
         Operator::Min if graph.operands(node).len() == 2 => Function::Binary(Binary::Min),
+        Operator::AtLeast => Function::Binary(Binary::AtLeast),
+        Operator::AtMost => Function::Binary(Binary::AtMost),
         Operator::Cast if dtype(0) == Some(DType::I32) => Function::ToFloat,
         Operator::QuantizeLinear => Function::Quantize,
         other => Function::Activation(activation_of(*other, attributes)?),

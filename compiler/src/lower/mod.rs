@@ -150,7 +150,7 @@ impl Lowering<'_, '_, '_> {
             return self.group(node, group);
         }
         if let Op::Apply(Operator::DynamicQuantizeLinear, _) = self.graph.op(node)
-            && self.graph.ty(Value { node, result: 0 }).layout == Layout::Panels
+            && self.graph.sizes_are_known(node)
         {
             return self.dynamic_quantize(node);
         }
@@ -223,7 +223,7 @@ impl Lowering<'_, '_, '_> {
         Ok(())
     }
 
-    /// The range of a tensor in panels, scale and zero point that follow from it, and the tensor in bytes.
+    /// The range of a tensor, scale and zero point that follow from it, and the tensor in bytes.
     fn dynamic_quantize(&mut self, node: NodeId) -> Result<(), LowerError> {
         let x = self.graph.operand(node, 0);
         let x = x.ok_or_else(|| unsupported(self.graph, node, "lacks its operand"))?;
@@ -241,27 +241,26 @@ impl Lowering<'_, '_, '_> {
         let [y, scale, zero_point] =
             [0, 1, 2].map(|result| self.push_value(Value { node, result }, Storage::Slot));
         let operand = |element, extent| VerticalOperand { element, extent };
-        let quantize = Vertical {
-            operands: vec![
-                operand(Element::F32, Extent::Panels),
-                operand(Element::F32, Extent::Scalar),
-                operand(Element::I32, Extent::Scalar),
-            ],
-            ops: vec![VerticalOp::Quantize {
-                a: 0,
-                scale: 1,
-                zero_point: Some(2),
-            }],
+        let quantize = match self.graph.ty(Value { node, result: 0 }).layout {
+            Layout::Panels => StepKind::Vertical(Vertical {
+                operands: vec![
+                    operand(Element::F32, Extent::Panels),
+                    operand(Element::F32, Extent::Scalar),
+                    operand(Element::I32, Extent::Scalar),
+                ],
+                ops: vec![VerticalOp::Quantize {
+                    a: 0,
+                    scale: 1,
+                    zero_point: Some(2),
+                }],
+            }),
+            Layout::RowMajor | Layout::Packed(_) => StepKind::Quantize,
         };
         let steps = [
             (StepKind::Range, vec![x], range),
             (StepKind::RangeScale, vec![Some(range)], scale),
             (StepKind::RangeZeroPoint, vec![Some(range)], zero_point),
-            (
-                StepKind::Vertical(quantize),
-                vec![x, Some(scale), Some(zero_point)],
-                y,
-            ),
+            (quantize, vec![x, Some(scale), Some(zero_point)], y),
         ];
         for (kind, inputs, output) in steps {
             self.push(name.clone(), kind, inputs, vec![output]);

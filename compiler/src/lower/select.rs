@@ -91,6 +91,9 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
             if !graph.sizes_are_known(node) {
                 return portable();
             }
+            if let Some(kind) = bytes(graph, node, *op) {
+                return step(kind);
+            }
             if let Some(kind) = row_major(graph, node, *op, attributes) {
                 return step(kind);
             }
@@ -114,6 +117,27 @@ pub(super) fn select(graph: &Graph, node: NodeId) -> Result<Selected, LowerError
 fn is_constant(graph: &Graph, node: NodeId) -> bool {
     let mut operands = graph.operands(node).into_iter().flatten();
     operands.all(|v| graph.constant(v).is_some())
+}
+
+/// The step of an operator that takes or makes bytes, with one scale and one zero point.
+fn bytes(graph: &Graph, node: NodeId, op: Operator) -> Option<StepKind> {
+    let ty = |i| graph.operand(node, i).map(|v| graph.ty(v));
+    let one = |i| ty(i).is_none_or(|t| t.shape.iter().all(|d| d.as_fixed() == Some(1)));
+    let is_byte = |dtype| matches!(dtype, DType::U8 | DType::I8);
+    match op {
+        Operator::MatMulInteger => {
+            let matrices = 2 <= ty(0)?.rank() && 2 <= ty(1)?.rank();
+            (matrices && one(2) && one(3)).then_some(StepKind::MatMul)
+        }
+        Operator::QuantizeLinear => {
+            let floats = ty(0)?.dtype == DType::F32 && ty(1)?.dtype == DType::F32;
+            let to_bytes = is_byte(graph.ty(Value { node, result: 0 }).dtype);
+            let precision = graph.attributes(node).str("precision");
+            let single = precision.is_none_or(|p| p == "f32");
+            (floats && to_bytes && single && one(1) && one(2)).then_some(StepKind::Quantize)
+        }
+        _ => None,
+    }
 }
 
 /// The step of an operator that has a kernel for row-major operands.

@@ -67,16 +67,25 @@ impl Scores {
                 return;
             }
         }
-        if self.rounding.is_some() || scale != step {
+        if self.rounding.is_some() {
             self.refused = Some("scores are quantized again after all is added".to_owned());
         }
         self.rounding = Some(by);
+        if scale != step {
+            self.multiply(f64::from(scale) / f64::from(step));
+        }
     }
 
-    /// Notes that something follows that attention does before it rounds.
-    fn then(&mut self, what: &str) {
-        if self.rounding.is_some() {
-            self.refused = Some(format!("scores are quantized before {what}"));
+    /// Multiplies scores, and so the steps that they are rounded to: `c · round(s / step) · step = round(c s / (c step)) · c step`.
+    fn multiply(&mut self, factor: f64) {
+        self.scale *= factor;
+        self.terms.iter_mut().for_each(|t| t.factor *= factor);
+        if let Some([step, least, greatest]) = self.rounding.map(|r| r.numbers()) {
+            let step = (f64::from(step) * factor) as f32;
+            self.rounding = Rounding::new([step, least, greatest]);
+            if self.rounding.is_none() {
+                self.refused = Some(format!("scores are quantized in steps of {step}"));
+            }
         }
     }
 }
@@ -142,7 +151,9 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
             .ty(x)
             .same_value(graph.ty(value))
             .then(|| read(graph, x, depth))??;
-        s.then("a term is added");
+        if s.rounding.is_some() {
+            s.refused = Some("scores are quantized before a term is added".to_owned());
+        }
         s.terms.push(Term {
             kind,
             factor: 1.0,
@@ -169,9 +180,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
     }
     if let Some((x, factor)) = scaled(graph, value) {
         let mut s = read(graph, x, depth)?;
-        s.then("they are scaled");
-        s.scale *= factor;
-        s.terms.iter_mut().for_each(|t| t.factor *= factor);
+        s.multiply(factor);
         return Some(s);
     }
     if let Some((a, b)) = binary(graph, value, Operator::Add) {

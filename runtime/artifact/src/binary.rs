@@ -14,21 +14,27 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
-    /// `a` if it is greater, else `b`.
+    /// The greater; NaN if either is.
     Max,
-    /// `a` if it is less, else `b`.
+    /// The lesser; NaN if either is.
     Min,
+    /// `a` if it is greater, else `b`.
+    AtLeast,
+    /// `a` if it is less, else `b`.
+    AtMost,
 }
 
 impl Binary {
     /// Every function, in declaration order.
-    pub const ALL: [Binary; 6] = [
+    pub const ALL: [Binary; 8] = [
         Binary::Add,
         Binary::Sub,
         Binary::Mul,
         Binary::Div,
         Binary::Max,
         Binary::Min,
+        Binary::AtLeast,
+        Binary::AtMost,
     ];
 
     /// The name in plans, which is that of the operator.
@@ -40,6 +46,8 @@ impl Binary {
             Binary::Div => "div",
             Binary::Max => "max",
             Binary::Min => "min",
+            Binary::AtLeast => "at_least",
+            Binary::AtMost => "at_most",
         }
     }
 
@@ -50,9 +58,10 @@ impl Binary {
             Binary::Sub => a - b,
             Binary::Mul => a * b,
             Binary::Div => a / b,
-            Binary::Max if a > b => a,
-            Binary::Min if a < b => a,
-            Binary::Max | Binary::Min => b,
+            Binary::Max | Binary::Min if a.is_nan() => a,
+            Binary::Max | Binary::AtLeast if a > b => a,
+            Binary::Min | Binary::AtMost if a < b => a,
+            Binary::Max | Binary::Min | Binary::AtLeast | Binary::AtMost => b,
         }
     }
 }

@@ -218,7 +218,7 @@ pub enum StepKind {
     /// Panels to panels: an elementwise function of the inputs. One that is the same for all tokens is row-major: a number for
     /// each feature, or one number (`f32`, `i32`, `i8` or `u8`).
     Vertical(Vertical),
-    /// Least and greatest number of panels `f32`, and 0: output `f32[2]`.
+    /// Least and greatest number of panels or row-major `f32`, and 0: output `f32[2]`.
     Range,
     /// The step from one number to the next when a range, input `f32[2]`, is quantized to bytes: output `f32[]`.
     RangeScale,
@@ -258,7 +258,12 @@ pub enum StepKind {
         body: Vec<String>,
     },
     /// `a b`, row-major `f32[.., m, k]` and `f32[.., k, n]`, leading dimensions broadcast; output row-major `f32[.., m, n]`.
+    /// Or the same of bytes, `i8` or `u8`, less zero points, `a, b, a_zero?, b_zero?`: output `i32`. A zero point has one element, of
+    /// the type of its operand.
     MatMul,
+    /// `saturate(round(x / scale) + zero_point)`, inputs `x, scale, zero_point?`: row-major `f32`, `f32` of one element, and `i8`
+    /// or `u8` of one element; output row-major `i8` or `u8` in the shape of x.
+    Quantize,
     /// Softmax over a dimension, row-major `f32`.
     Softmax { axis: u32 },
     /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
@@ -315,6 +320,7 @@ impl StepKind {
             StepKind::PackedAttention(_) => "packed_attention",
             StepKind::Elementwise { .. } => "elementwise",
             StepKind::MatMul => "matmul",
+            StepKind::Quantize => "quantize",
             StepKind::Softmax { .. } => "softmax",
             StepKind::Reduce { reduction, .. } => reduction.name(),
             StepKind::Transpose { .. } => "transpose",

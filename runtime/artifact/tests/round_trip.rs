@@ -132,6 +132,7 @@ fn kind() -> BoxedStrategy<StepKind> {
         proptest::collection::vec(text(), 0..3).prop_map(|body| StepKind::Elementwise { body }),
         float().prop_map(|epsilon| StepKind::RmsNorm { epsilon }),
         Just(StepKind::MatMul),
+        Just(StepKind::Quantize),
         any::<u32>().prop_map(|axis| StepKind::Softmax { axis }),
         (
             proptest::sample::select(&Reduction::ALL[..]),

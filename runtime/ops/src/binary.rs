@@ -126,6 +126,20 @@ pub(crate) fn order(call: &Call<'_>) -> OpResult {
     for_number!(x.dtype(), T => apply::<T>(call), else Err(call.dtype_error(0, x.dtype())))
 }
 
+/// `AtLeast` and `AtMost`: the first operand where it is greater (less) than the second, otherwise the second, which NaN
+/// so becomes.
+pub(crate) fn bound(call: &Call<'_>) -> OpResult {
+    fn apply<T: Number>(call: &Call<'_>) -> OpResult {
+        match call.op {
+            Operator::AtLeast => zip(call, |a: T, b: T| if a > b { a } else { b }),
+            Operator::AtMost => zip(call, |a: T, b: T| if a < b { a } else { b }),
+            other => Err(Call::not_dispatched(other)),
+        }
+    }
+    let x = call.operand(0)?;
+    for_number!(x.dtype(), T => apply::<T>(call), else Err(call.dtype_error(0, x.dtype())))
+}
+
 /// `And`, `Or` and `Xor`, of booleans.
 pub(crate) fn logic(call: &Call<'_>) -> OpResult {
     match call.op {

@@ -1,13 +1,14 @@
-//! Convolution over any number of spatial dimensions, as a matrix product of the filters and the unfolded operand.
+//! Convolution over any number of spatial dimensions, as a matrix product of the filters and the unfolded operand; and its
+//! transpose, which folds such a product.
 
 use crate::call::{Call, OpResult};
 use crate::cast::{convert, from_f64, to_numbers};
 use crate::layout::{product, strides};
 use crate::matmul::{Factor, Matrix, multiply_unrounded};
 use crate::number::is_byte;
-use crate::quant::range_of;
-use crate::window::{Window, windows};
-use crate::{DType, DataView, OpError, Tensor, TensorView};
+use crate::quant::{range_of, saturate};
+use crate::window::{Window, transposed_windows, windows};
+use crate::{DType, DataView, OpError, Operator, Tensor, TensorView};
 
 /// Sizes of a convolution.
 struct Convolution {
@@ -38,19 +39,7 @@ impl Convolution {
         if groups == 0 || c % groups != 0 || m % groups != 0 || c / groups != per_group {
             return Err(mismatch());
         }
-        if let Some(declared) = call.ints("kernel_shape") {
-            let matches = declared.len() == kernel.len()
-                && declared
-                    .iter()
-                    .zip(kernel)
-                    .all(|(&d, &k)| usize::try_from(d) == Ok(k));
-            if !matches {
-                return Err(call.attribute_error(
-                    "kernel_shape",
-                    format!("{declared:?}, but the filters are {kernel:?}"),
-                ));
-            }
-        }
+        expect_kernel(call, kernel)?;
         let windows = windows(call, input, kernel)?;
         let mut shape = vec![n, m];
         shape.extend(windows.iter().map(|w| w.output));
@@ -62,6 +51,80 @@ impl Convolution {
             channels: [per_group, m / groups],
             shape,
         })
+    }
+
+    /// Reads the sizes of the transpose for operand `x[n, c, ...]` and filters `w[c, m / group, ...]`: windows slide over its result.
+    fn transposed(
+        call: &Call<'_>,
+        x: TensorView<'_>,
+        w: TensorView<'_>,
+    ) -> Result<Convolution, OpError> {
+        let mismatch = || {
+            let (x, w) = (x.shape(), w.shape());
+            call.shape_error(format!("cannot convolve {x:?} with {w:?} transposed"))
+        };
+        let (&[n, c, ref input @ ..], &[c_of_w, m, ref kernel @ ..]) = (x.shape(), w.shape())
+        else {
+            return Err(mismatch());
+        };
+        let groups = usize::try_from(call.int("group")).unwrap_or(0);
+        if groups == 0 || c % groups != 0 || c != c_of_w {
+            return Err(mismatch());
+        }
+        expect_kernel(call, kernel)?;
+        let windows = transposed_windows(call, input, kernel)?;
+        let mut shape = vec![n, m.checked_mul(groups).ok_or_else(mismatch)?];
+        shape.extend(windows.iter().map(|w| w.input));
+        call.size(&shape, DType::F64)?;
+        Ok(Convolution {
+            windows,
+            n_items: n,
+            groups,
+            channels: [c / groups, m],
+            shape,
+        })
+    }
+
+    /// The result of the transpose before rounding, row-major.
+    fn fold<T: Factor<Sum = f64>>(
+        &self,
+        call: &Call<'_>,
+        x: &[T],
+        w: &[T],
+    ) -> Result<Vec<f64>, OpError> {
+        let places: Vec<usize> = self.windows.iter().map(|w| w.output).collect();
+        let outputs: Vec<usize> = self.windows.iter().map(|w| w.input).collect();
+        let kernel: Vec<usize> = self.windows.iter().map(|w| w.kernel).collect();
+        let [n_places, n_outputs, n_taps] = [&places, &outputs, &kernel].map(|s| product(s));
+        let [c, m] = self.channels;
+        let mut out = vec![0.0; product(&self.shape)];
+        if out.is_empty() {
+            return Ok(out);
+        }
+        let rows = call.size(&[m, n_taps], DType::F64)?;
+        call.size(&[rows, n_places], DType::F64)?;
+        let offsets = self.offsets(call, &places, &outputs, &kernel)?;
+        let mut unfolded = Vec::new();
+        for group in 0..self.n_items * self.groups {
+            let filters = &w[group % self.groups * c * rows..][..c * rows];
+            unfolded.clear();
+            multiply_unrounded(
+                [rows, n_places, c],
+                Matrix::transposed(filters, rows),
+                Matrix::row_major(&x[group * c * n_places..][..c * n_places], n_places),
+                &mut unfolded,
+            );
+            let channels = out[group * m * n_outputs..].chunks_exact_mut(n_outputs);
+            let taps = unfolded.chunks_exact((n_taps * n_places).max(1));
+            for (channel, taps) in channels.zip(taps) {
+                for (&offset, v) in offsets.iter().zip(taps) {
+                    if let Some(sum) = channel.get_mut(offset) {
+                        *sum += v;
+                    }
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// The result before rounding, row-major.
@@ -145,6 +208,22 @@ impl Convolution {
     }
 }
 
+/// That attribute `kernel_shape`, if it is there, is the shape of the filters.
+fn expect_kernel(call: &Call<'_>, kernel: &[usize]) -> Result<(), OpError> {
+    let Some(stated) = call.ints("kernel_shape") else {
+        return Ok(());
+    };
+    if stated
+        .iter()
+        .map(|&d| usize::try_from(d).ok())
+        .eq(kernel.iter().map(|&k| Some(k)))
+    {
+        return Ok(());
+    }
+    let message = format!("{stated:?}, but the filters are {kernel:?}");
+    Err(call.attribute_error("kernel_shape", message))
+}
+
 /// Operand `index` for each of `n` channels of the result, or zeros; one value serves all.
 fn per_channel(call: &Call<'_>, index: usize, n: usize) -> Result<Vec<f64>, OpError> {
     let values = match call.optional(index) {
@@ -161,19 +240,36 @@ fn per_channel(call: &Call<'_>, index: usize, n: usize) -> Result<Vec<f64>, OpEr
     }
 }
 
-/// `Conv`.
+/// `Conv` and `ConvTranspose`.
 pub(crate) fn conv(call: &Call<'_>) -> OpResult {
     let (x, w) = (call.operand(0)?, call.operand(1)?);
     let dtype = x.dtype();
     for index in [1, 2] {
         call.expect_dtype(index, dtype)?;
     }
-    let conv = Convolution::new(call, x, w)?;
+    let is_transposed = call.op == Operator::ConvTranspose;
+    let conv = if is_transposed {
+        Convolution::transposed(call, x, w)?
+    } else {
+        Convolution::new(call, x, w)?
+    };
     let mut sums = match dtype {
         DType::F32 | DType::F16 | DType::BF16 => {
-            conv.apply::<f32>(call, &to_numbers(&x.data()), &to_numbers(&w.data()))?
+            let (x, w) = (to_numbers::<f32>(&x.data()), to_numbers::<f32>(&w.data()));
+            if is_transposed {
+                conv.fold(call, &x, &w)?
+            } else {
+                conv.apply(call, &x, &w)?
+            }
         }
-        DType::F64 => conv.apply::<f64>(call, &to_numbers(&x.data()), &to_numbers(&w.data()))?,
+        DType::F64 => {
+            let (x, w) = (to_numbers::<f64>(&x.data()), to_numbers::<f64>(&w.data()));
+            if is_transposed {
+                conv.fold(call, &x, &w)?
+            } else {
+                conv.apply(call, &x, &w)?
+            }
+        }
         other => return Err(call.dtype_error(0, other)),
     };
     let bias = per_channel(call, 2, conv.shape[1])?;
@@ -237,7 +333,7 @@ pub(crate) fn qlinear_conv(call: &Call<'_>) -> OpResult {
     for (i, s) in sums.iter_mut().enumerate() {
         let channel = conv.channel(i);
         let v = (*s + bias[channel]) * (x_scale * w_scale[channel] / y_scale);
-        *s = (v.round_ties_even() + zero).clamp(low, high);
+        *s = saturate(v, zero, (low, high));
     }
     finish(call, &conv, convert(&DataView::F64(&sums), y_zero.dtype()))
 }

@@ -58,6 +58,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::Div,
     Operator::Min,
     Operator::Max,
+    Operator::AtLeast,
+    Operator::AtMost,
     Operator::Pow,
     Operator::Equal,
     Operator::Less,
@@ -145,7 +147,9 @@ impl Function {
                 | O::Sub
                 | O::Mul
                 | O::Min
-                | O::Max => Kind::Number,
+                | O::Max
+                | O::AtLeast
+                | O::AtMost => Kind::Number,
                 O::Equal | O::Less | O::LessOrEqual | O::Greater | O::GreaterOrEqual => {
                     Kind::Compare
                 }

@@ -97,6 +97,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::Min | Operator::Max | Operator::Sum | Operator::Mean => {
             one(binary::variadic(call))
         }
+        Operator::AtLeast | Operator::AtMost => one(binary::bound(call)),
         Operator::Where => one(binary::select(call)),
         Operator::Size => one(shape::size(call)),
         Operator::Shape => one(shape::shape(call)),
@@ -164,7 +165,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::TokenPacking => packed::token_packing(call),
         Operator::PackedAttention => one(packed::packed_attention(call)),
         Operator::Einsum => one(einsum::einsum(call)),
-        Operator::Conv => one(conv::conv(call)),
+        Operator::Conv | Operator::ConvTranspose => one(conv::conv(call)),
         Operator::ConvInteger => one(conv::conv_integer(call)),
         Operator::QLinearConv => one(conv::qlinear_conv(call)),
         Operator::AveragePool => one(pool::average_pool(call)),
@@ -177,7 +178,7 @@ fn dispatch(call: &Call<'_>) -> OpResults {
         Operator::MsMatMulIntegerToFloat => one(quant::matmul_integer_to_float(call)),
         Operator::MsDynamicQuantizeMatMul => one(quant::dynamic_quantize_matmul(call)),
         Operator::DFT => one(dft::dft(call)),
-        Operator::LSTM => rnn::lstm(call),
+        Operator::LSTM | Operator::MsDynamicQuantizeLSTM => rnn::lstm(call),
         Operator::GRU => rnn::gru(call),
         Operator::RNN => rnn::rnn(call),
         Operator::Attention => attention::attention(call),

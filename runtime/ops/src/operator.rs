@@ -364,6 +364,16 @@ operators! {
         pads: Ints = Optional,
         strides: Ints = Optional,
     },
+    ConvTranspose "conv_transpose" Onnx "ConvTranspose" (2, 3) (1, 1) {
+        auto_pad: Str = Str("NOTSET"),
+        dilations: Ints = Optional,
+        group: Int = Int(1),
+        kernel_shape: Ints = Optional,
+        output_padding: Ints = Optional,
+        output_shape: Ints = Optional,
+        pads: Ints = Optional,
+        strides: Ints = Optional,
+    },
     ConvInteger "conv_integer" Onnx "ConvInteger" (2, 4) (1, 1) {
         auto_pad: Str = Str("NOTSET"),
         dilations: Ints = Optional,
@@ -558,6 +568,15 @@ operators! {
     MsBiasSplitGelu "ms_bias_split_gelu" Microsoft "BiasSplitGelu" (2, 2) (1, 1) {},
     MsBiasAdd "ms_bias_add" Microsoft "BiasAdd" (3, 3) (1, 1) {},
     MsDynamicQuantizeMatMul "ms_dynamic_quantize_matmul" Microsoft "DynamicQuantizeMatMul" (3, 5) (1, 1) {},
+    MsDynamicQuantizeLSTM "ms_dynamic_quantize_lstm" Microsoft "DynamicQuantizeLSTM" (12, 12) (1, 3) {
+        activation_alpha: Floats = Optional,
+        activation_beta: Floats = Optional,
+        activations: Strs = Optional,
+        clip: Float = Optional,
+        direction: Str = Str("forward"),
+        hidden_size: Int = Optional,
+        input_forget: Int = Int(0),
+    },
     MsMatMulIntegerToFloat "ms_matmul_integer_to_float" Microsoft "MatMulIntegerToFloat" (4, 7) (1, 1) {},
     MsRotaryEmbedding "ms_rotary_embedding" Microsoft "RotaryEmbedding" (4, 4) (1, 1) {
         interleaved: Int = Int(0),
@@ -566,6 +585,8 @@ operators! {
         rotary_embedding_dim: Int = Int(0),
         scale: Float = Float(1.0),
     },
+    AtLeast "at_least" Lancet "AtLeast" (2, 2) (1, 1) {},
+    AtMost "at_most" Lancet "AtMost" (2, 2) (1, 1) {},
     Linear "linear" Lancet "Linear" (2, 4) (1, 1) {
         activation: Str = Str("none"),
     },

@@ -1,4 +1,6 @@
 //! Affine quantization: `q = saturate(round(x / scale) + zero_point)` with ties to even, and products of such tensors.
+//!
+//! NaN becomes the least value of the type. The specification leaves it open; ONNX Runtime does so.
 
 use crate::call::{Call, OpResult, OpResults};
 use crate::cast::{convert, from_f64, with_data};
@@ -77,6 +79,11 @@ fn round_to(v: f64, dtype: DType) -> f64 {
     }
 }
 
+/// A number in multiples of the scale as an integer of a range, which ends what is beyond it and begins with NaN.
+pub(crate) fn saturate(v: f64, zero: f64, (low, high): (f64, f64)) -> f64 {
+    (v.round_ties_even() + zero).max(low).min(high)
+}
+
 /// `QuantizeLinear`, by tensor, axis or block. The quotient is rounded to the precision of the scale, or of attribute
 /// `precision`, before it is rounded to an integer.
 pub(crate) fn quantize_linear(call: &Call<'_>) -> OpResult {
@@ -114,7 +121,7 @@ pub(crate) fn quantize_linear(call: &Call<'_>) -> OpResult {
         .to_f64_vec()
         .into_iter()
         .zip(scales.iter().zip(&zeros))
-        .map(|(v, (s, z))| (round_to(v / s, precision).round_ties_even() + z).clamp(low, high))
+        .map(|(v, (s, z))| saturate(round_to(v / s, precision), *z, (low, high)))
         .collect();
     with_data(call, x, from_f64(&quantized, dtype))
 }
@@ -129,7 +136,11 @@ fn quantize_alike(x: &[f32], scale: f32, zero: f32, dtype: DType) -> Option<Data
     // Rounds halves to even below 2^22. What is greater saturates wherever it is rounded to.
     const LIMIT: f32 = 4_194_304.0;
     const MAGIC: f32 = 12_582_912.0;
-    let round = |v: f32| ((v / scale).clamp(-LIMIT, LIMIT) + MAGIC) - MAGIC + zero;
+    let round = |v: f32| {
+        let v = v / scale;
+        let v = if v.is_nan() { -LIMIT } else { v };
+        (v.clamp(-LIMIT, LIMIT) + MAGIC) - MAGIC + zero
+    };
     match dtype {
         DType::U8 => Some(Data::U8(x.iter().map(|&v| round(v) as u8).collect())),
         DType::I8 => Some(Data::I8(x.iter().map(|&v| round(v) as i8).collect())),
@@ -248,7 +259,7 @@ pub(crate) fn qlinear_matmul(call: &Call<'_>) -> OpResult {
         .enumerate()
         .map(|(i, &s)| {
             let v = f64::from(s) * (a_scale[i] * b_scale[i] / y_scale[i]);
-            (v.round_ties_even() + zero[i]).clamp(low, high)
+            saturate(v, zero[i], (low, high))
         })
         .collect();
     let data = convert(&DataView::F64(&quantized), y_zero.dtype());

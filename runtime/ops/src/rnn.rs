@@ -1,14 +1,19 @@
-//! Recurrent networks: `LSTM`, `GRU` and `RNN`, computed in double precision and rounded once.
+//! Recurrent networks: `LSTM`, `GRU`, `RNN` and `DynamicQuantizeLSTM`, computed in double precision and rounded once.
 //!
 //! Shapes follow ONNX: `x[seq, batch, input]`, `w[directions, gates · hidden, input]`,
 //! `r[directions, gates · hidden, hidden]`, `b[directions, 2 · gates · hidden]`, states `[directions, batch, hidden]`;
 //! with `layout = 1` the batch comes first in `x`, the states and the results.
+//!
+//! Quantized weights are `w[directions, input, gates · hidden]` and `r[directions, hidden, gates · hidden]` of bytes. What they multiply
+//! is quantized by its range: all steps of `x` up to the longest length, and in each step the hidden states that the step before gave.
 
 use crate::call::{Call, OpResults};
 use crate::cast::from_f64;
-use crate::layout::{permute, product};
+use crate::layout::{expand, permute, product};
 use crate::matmul::{Matrix, multiply};
 use crate::norm::reals;
+use crate::number::is_byte;
+use crate::quant::quantize_dynamically;
 use crate::special::{sigmoid, softplus};
 use crate::{Attribute, DType, OpError, Operator, Tensor};
 
@@ -122,14 +127,92 @@ struct Sizes {
     gates: usize,
 }
 
+/// Weights `[directions, n, k]`.
+struct Weights {
+    /// Less their zero points if they are bytes.
+    values: Vec<f64>,
+    /// What bytes are multiplied by, for each direction and row.
+    scales: Option<Vec<f64>>,
+}
+
+impl Weights {
+    /// Operand `index`, of this shape.
+    fn real(call: &Call<'_>, index: usize) -> Result<Weights, OpError> {
+        Ok(Weights {
+            values: reals(call, index)?,
+            scales: None,
+        })
+    }
+
+    /// Bytes `[directions, k, n]`, operand `index`, with scales and zero points in the operands from `parameters` on: one for each direction,
+    /// or one for each of its rows.
+    fn bytes(
+        call: &Call<'_>,
+        index: usize,
+        parameters: usize,
+        [directions, n, k]: [usize; 3],
+    ) -> Result<Weights, OpError> {
+        let q = call.operand(index)?;
+        if !is_byte(q.dtype()) {
+            return Err(call.dtype_error(index, q.dtype()));
+        }
+        call.expect_dtype(parameters + 1, q.dtype())?;
+        reals(call, parameters)?;
+        let spread = |index: usize| {
+            let p = call.operand(index)?;
+            let shape: &[usize] = match p.shape() {
+                [_] => &[directions, 1],
+                _ => &[directions, n],
+            };
+            if p.len() != product(shape) || 2 < p.rank() {
+                let message = format!(
+                    "operand {index} of shape {:?} for {directions} directions",
+                    p.shape()
+                );
+                return Err(call.shape_error(message));
+            }
+            Ok(expand(&p.to_f64_vec(), shape, &[directions, n]))
+        };
+        let (scales, zeros) = (spread(parameters)?, spread(parameters + 1)?);
+        let mut values = permute(&q.to_f64_vec(), &[directions, k, n], &[0, 2, 1]);
+        for (row, zero) in values.chunks_exact_mut(k.max(1)).zip(&zeros) {
+            row.iter_mut().for_each(|v| *v -= zero);
+        }
+        Ok(Weights {
+            values,
+            scales: Some(scales),
+        })
+    }
+
+    /// `a[m, k]` times the weights of a direction, transposed.
+    fn multiply(&self, direction: usize, [m, n, k]: [usize; 3], a: &[f64]) -> Vec<f64> {
+        let w = Matrix::transposed(&self.values[direction * n * k..][..n * k], k);
+        let Some(scales) = &self.scales else {
+            return multiply([m, n, k], Matrix::row_major(a, k), w);
+        };
+        let singles: Vec<f32> = a.iter().map(|&v| v as f32).collect();
+        let q = quantize_dynamically(&singles);
+        let centered: Vec<f64> = (q.values.iter())
+            .map(|&v| f64::from(v) - f64::from(q.zero_point))
+            .collect();
+        let mut sums = multiply([m, n, k], Matrix::row_major(&centered, k), w);
+        for row in sums.chunks_exact_mut(n.max(1)) {
+            for (v, scale) in row.iter_mut().zip(&scales[direction * n..]) {
+                *v *= f64::from(q.scale) * scale;
+            }
+        }
+        sums
+    }
+}
+
 /// Operands of a recurrent network in double precision, `layout` 0.
 struct Network {
     sizes: Sizes,
     dtype: DType,
     batch_first: bool,
     x: Vec<f64>,
-    w: Vec<f64>,
-    r: Vec<f64>,
+    w: Weights,
+    r: Weights,
     b: Vec<f64>,
     lengths: Vec<usize>,
     h: Vec<f64>,
@@ -147,7 +230,7 @@ impl Network {
                 return Err(call.attribute_error("direction", format!("unknown value `{other}`")));
             }
         };
-        let batch_first = match call.int("layout") {
+        let batch_first = match call.optional_int("layout").unwrap_or(0) {
             0 => false,
             1 => true,
             other => {
@@ -162,12 +245,18 @@ impl Network {
                 r.shape()
             ))
         };
-        let (&[x0, x1, input], &[_, _, hidden]) = (x.shape(), r.shape()) else {
+        let is_quantized = call.op == Operator::MsDynamicQuantizeLSTM;
+        let (&[x0, x1, input], &[_, r1, r2]) = (x.shape(), r.shape()) else {
             return Err(mismatch());
         };
+        let hidden = if is_quantized { r1 } else { r2 };
         let (seq, batch) = if batch_first { (x1, x0) } else { (x0, x1) };
         let n = hidden.saturating_mul(gates);
-        if w.shape() != [directions, n, input] || r.shape() != [directions, n, hidden] {
+        let shape = |k: usize| match is_quantized {
+            true => [directions, k, n],
+            false => [directions, n, k],
+        };
+        if w.shape() != shape(input) || r.shape() != shape(hidden) {
             return Err(mismatch());
         }
         if call
@@ -186,6 +275,15 @@ impl Network {
         };
         call.size(&[seq, directions, batch, n], DType::F64)?;
         let data = reals(call, 0)?;
+        let (w, r) = if is_quantized {
+            call.expect_dtype(0, DType::F32)?;
+            (
+                Weights::bytes(call, 1, 8, [directions, n, input])?,
+                Weights::bytes(call, 2, 10, [directions, n, hidden])?,
+            )
+        } else {
+            (Weights::real(call, 1)?, Weights::real(call, 2)?)
+        };
         let b = match call.optional(3) {
             Some(b) if b.shape() != [directions, 2 * n] => return Err(mismatch()),
             Some(_) => reals(call, 3)?,
@@ -211,8 +309,8 @@ impl Network {
             } else {
                 data
             },
-            w: reals(call, 1)?,
-            r: reals(call, 2)?,
+            w,
+            r,
             b,
             lengths,
             h: Vec::new(),
@@ -278,21 +376,24 @@ impl Network {
         let n = gates * hidden;
         let mut y = vec![0.0; seq * directions * batch * hidden];
         let (mut h, mut c) = (self.h.clone(), c);
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
         for d in 0..directions {
             let reverse = d == 1 || call.str("direction") == "reverse";
-            let w = Matrix::transposed(&self.w[d * n * input..(d + 1) * n * input], input);
-            let r = Matrix::transposed(&self.r[d * n * hidden..(d + 1) * n * hidden], hidden);
-            let from_input = multiply(
-                [seq * batch, n, input],
-                Matrix::row_major(&self.x, input),
-                w,
-            );
+            let rows = longest * batch;
+            let from_input = self
+                .w
+                .multiply(d, [rows, n, input], &self.x[..rows * input]);
             if n == 0 {
                 continue;
             }
-            for t in 0..seq {
-                let states = &h[d * batch * hidden..(d + 1) * batch * hidden];
-                let from_state = multiply([batch, n, hidden], Matrix::row_major(states, hidden), r);
+            for t in 0..longest {
+                let mut states = h[d * batch * hidden..(d + 1) * batch * hidden].to_vec();
+                for (state, &length) in states.chunks_exact_mut(hidden).zip(&self.lengths) {
+                    if length < t {
+                        state.fill(0.0);
+                    }
+                }
+                let from_state = self.r.multiply(d, [batch, n, hidden], &states);
                 for (item, &length) in self.lengths.iter().enumerate() {
                     if length <= t {
                         continue;
@@ -336,7 +437,7 @@ impl Network {
     }
 }
 
-/// `LSTM`: gates in the order input, output, forget, cell; peepholes in the order input, output, forget.
+/// `LSTM` and `DynamicQuantizeLSTM`: gates in the order input, output, forget, cell; peepholes in the order input, output, forget.
 pub(crate) fn lstm(call: &Call<'_>) -> OpResults {
     let net = Network::new(call, 4, &["Sigmoid", "Tanh", "Tanh"])?;
     let Sizes {
@@ -396,7 +497,7 @@ pub(crate) fn gru(call: &Call<'_>) -> OpResults {
                 .collect()
         } else {
             let kept: Vec<f64> = reset.iter().zip(&*h).map(|(r, h)| r * h).collect();
-            let weights = &net.r[(d * 3 + 2) * n * n..(d * 3 + 3) * n * n];
+            let weights = &net.r.values[(d * 3 + 2) * n * n..(d * 3 + 3) * n * n];
             let product = multiply(
                 [1, n, n],
                 Matrix::row_major(&kept, n),

@@ -182,6 +182,34 @@ fn nan_wins_min_max_and_survives_clip_and_relu() {
 }
 
 #[test]
+fn nan_is_dropped_by_a_bound() {
+    let x = vector(&[f32::NAN, 1.0, 3.0]);
+    let y = vector(&[2.0f32, f32::NAN, 2.0]);
+    for (op, last) in [(Operator::AtLeast, 3.0), (Operator::AtMost, 2.0)] {
+        let z = one(op, &none(), &[&x, &y]);
+        let z = z.as_slice::<f32>().expect("f32");
+        assert!(z[0] == 2.0 && z[1].is_nan() && z[2] == last, "{op}: {z:?}");
+    }
+}
+
+#[test]
+fn nan_is_quantized_to_the_least_value() {
+    let x = Tensor::new([1, 2], vec![f32::NAN, 0.25]);
+    fn check<T: Element + std::fmt::Debug + PartialEq>(x: &Tensor, zero: T, want: [T; 2]) {
+        let alike = [Tensor::scalar(0.25f32), Tensor::scalar(zero)];
+        let each = [vector(&[0.25f32; 2]), vector(&[zero; 2])];
+        for [scale, zero] in [&alike, &each] {
+            let q = one(Operator::QuantizeLinear, &int("axis", 1), &[x, scale, zero]);
+            assert_eq!(q.as_slice::<T>(), Some(&want[..]));
+        }
+    }
+    check(&x, 3u8, [0, 4]);
+    check(&x, -3i8, [i8::MIN, -2]);
+    check(&x, 3u16, [0, 4]);
+    check(&x, 3i16, [i16::MIN, 4]);
+}
+
+#[test]
 fn clip_prefers_the_upper_bound() {
     let (low, high) = (Tensor::scalar(4i32), Tensor::scalar(2i32));
     assert_eq!(
@@ -680,7 +708,7 @@ fn quantization_rounds_to_even_then_saturates() {
     let (scale, zero) = (Tensor::scalar(1.0f32), Tensor::scalar(1i8));
     assert_eq!(
         one(Operator::QuantizeLinear, &none(), &[&x, &scale, &zero]),
-        vector(&[1i8, 3, -128, 127, 0])
+        vector(&[1i8, 3, -128, 127, -128])
     );
     let q = results(
         Operator::DynamicQuantizeLinear,

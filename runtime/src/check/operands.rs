@@ -199,6 +199,25 @@ impl Operands<'_> {
         Ok(())
     }
 
+    /// A row-major tensor of bytes.
+    pub(super) fn row_major_bytes(&self, v: usize) -> Result<(), String> {
+        self.row_major(v)?;
+        match self.dtype(v) {
+            DType::I8 | DType::U8 => Ok(()),
+            other => Err(format!("{}: expected bytes, found {other}", self.name(v))),
+        }
+    }
+
+    /// A row-major tensor of one element.
+    pub(super) fn one_element(&self, v: usize, dtype: DType) -> Result<(), String> {
+        self.row_major(v)?;
+        let shape = self.fixed_shape(v);
+        if self.dtype(v) != dtype || shape.is_none_or(|s| s.iter().any(|&n| n != 1)) {
+            return Err(format!("{}: expected one {dtype}", self.name(v)));
+        }
+        Ok(())
+    }
+
     /// The same last dimension and, as formulas, the same shape.
     pub(super) fn same_shape(&self, a: usize, b: usize) -> Result<(), String> {
         let (sa, sb) = (&self.desc(a).shape, &self.desc(b).shape);

@@ -350,6 +350,8 @@ impl Step {
                 O::Mul => self.zip(m, n, T::mul),
                 O::Div => self.zip(m, n, T::div),
                 O::Min => self.zip(m, n, |a: T, b: T| if a.is_nan() || a < b { a } else { b }),
+                O::AtLeast => self.zip(m, n, |a: T, b: T| if a > b { a } else { b }),
+                O::AtMost => self.zip(m, n, |a: T, b: T| if a < b { a } else { b }),
                 O::Max => self.zip(m, n, |a: T, b: T| if a.is_nan() || b < a { a } else { b }),
                 O::Pow => self.zip(m, n, |a: T, b: T| T::from_f64(a.to_f64().powf(b.to_f64()))),
                 O::Equal => self.zip(m, n, |a: T, b: T| u8::from(a == b)),

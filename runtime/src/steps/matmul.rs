@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use lancet_artifact::KernelSpec;
+use lancet_ops::DType;
 
 use crate::jit::{Kernel, QUERIES, ROWS};
 use crate::pool::Parts;
@@ -16,8 +17,15 @@ use crate::steps::{Failure, Sizes, Workers, scratch};
 /// Rows of one task: a multiple of [`ROWS`].
 const BLOCK: usize = 16 * ROWS;
 
+/// Products of two numbers within 255 whose sum is within 2^24.
+const EXACT: usize = 256;
+
 pub(crate) struct MatMul {
     inputs: [usize; 2],
+    /// Zero points, if the operands are bytes.
+    zeros: Option<[Option<usize>; 2]>,
+    /// Whether bytes are `i8`.
+    signed: [bool; 2],
     /// Sizes m, k, n of each product.
     m: usize,
     k: usize,
@@ -69,6 +77,7 @@ impl MatMul {
                 parts.push((matrix * m + row) * n..(matrix * m + end) * n);
             }
         }
+        let of_bytes = sizes.dtype(sizes.output()) == DType::I32;
         let needed = scratch_len(k).saturating_mul(4 * sizes.shared.pool.threads());
         let limit = sizes.shared.options.max_arena_bytes;
         if needed as u64 > limit {
@@ -78,6 +87,8 @@ impl MatMul {
         }
         Ok(MatMul {
             inputs,
+            zeros: of_bytes.then(|| [sizes.input(2), sizes.input(3)]),
+            signed: inputs.map(|v| sizes.dtype(v) == DType::I8),
             m,
             k,
             n,
@@ -102,6 +113,9 @@ impl MatMul {
         out: &mut [f32],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
+        if let Some(zeros) = self.zeros {
+            return self.run_integers(zeros, reads, out, workers);
+        }
         let [a, b] = self.inputs.map(|v| reads.f32(v));
         let per_thread = workers.scratch;
         workers
@@ -113,6 +127,88 @@ impl MatMul {
                 self.rows(&a[a_start + row * self.k..], &b[b_start..], &mut floats, c);
             })?;
         Ok(())
+    }
+
+    fn run_integers(
+        &self,
+        zeros: [Option<usize>; 2],
+        reads: &Reads<'_>,
+        out: &mut [f32],
+        workers: &mut Workers<'_, '_>,
+    ) -> Result<(), Failure> {
+        let number = |i: usize| {
+            let sign = if self.signed[i] { 0x80 } else { 0 };
+            let zero = zeros[i].map_or(0, |z| reads.bytes(z)[0]);
+            Bytes {
+                sign,
+                zero: f32::from(zero ^ sign),
+            }
+        };
+        let [of_a, of_b] = [number(0), number(1)];
+        let [a, b] = self.inputs.map(|v| reads.bytes(v));
+        let per_thread = workers.scratch;
+        workers
+            .team
+            .for_each_part(&self.parts, out, |task, thread, c| {
+                let [matrix, row] = self.tasks[task];
+                let [a_start, b_start] = self.starts[matrix];
+                let mut floats = scratch(per_thread, thread, scratch_len(self.k.min(EXACT)));
+                let a = (&a[a_start + row * self.k..], &of_a);
+                let c: &mut [i32] = bytemuck::cast_slice_mut(c);
+                self.integer_rows(a, (&b[b_start..], &of_b), &mut floats, c);
+            })?;
+        Ok(())
+    }
+
+    /// The rows `c` of one matrix of integers, from those of `a` and the whole of `b`.
+    fn integer_rows(
+        &self,
+        (a, of_a): (&[u8], &Bytes),
+        (b, of_b): (&[u8], &Bytes),
+        floats: &mut [f32],
+        c: &mut [i32],
+    ) {
+        let (k, n) = (self.k, self.n);
+        c.fill(0);
+        if n == 0 {
+            return;
+        }
+        let rows = c.len() / n;
+        let padded = rows.next_multiple_of(ROWS);
+        for block in (0..k).step_by(EXACT) {
+            let len = EXACT.min(k - block);
+            let (tile, rest) = floats.split_at_mut(len * QUERIES);
+            let (result, rest) = rest.split_at_mut(BLOCK * QUERIES);
+            let (result, whole) = (&mut result[..padded * QUERIES], &mut rest[..padded * len]);
+            for (row, to) in whole.chunks_exact_mut(len).enumerate() {
+                match a.get(row * k + block..row * k + block + len) {
+                    Some(from) if row < rows => of_a.numbers(from, to),
+                    _ => to.fill(0.0),
+                }
+            }
+            for first in (0..n).step_by(QUERIES) {
+                let width = QUERIES.min(n - first);
+                let from = b[block * n..].chunks_exact(n);
+                for (to, from) in tile.chunks_exact_mut(QUERIES).zip(from) {
+                    of_b.numbers(&from[first..first + width], &mut to[..width]);
+                    to[width..].fill(0.0);
+                }
+                self.multiply(whole, tile, len, rows, result);
+                for (to, from) in c.chunks_exact_mut(n).zip(result.chunks_exact(QUERIES)) {
+                    for (to, &from) in to[first..first + width].iter_mut().zip(from) {
+                        *to = to.wrapping_add(from as i32);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `rows` rows of `a`, of `k` numbers, times a tile.
+    fn multiply(&self, a: &[f32], tile: &[f32], k: usize, rows: usize, result: &mut [f32]) {
+        match &self.product {
+            Some(kernel) => kernel.attention_product(a, [k, 1], (tile, QUERIES), k, rows, result),
+            None => portable(a, tile, k, result),
+        }
     }
 
     /// The rows `c` of one matrix, from those of `a` and the whole of `b`.
@@ -142,15 +238,24 @@ impl MatMul {
                 to[width..].fill(0.0);
             }
             let result = &mut result[..padded * QUERIES];
-            match &self.product {
-                Some(kernel) => {
-                    kernel.attention_product(a, [k, 1], (tile, QUERIES), k, rows, result)
-                }
-                None => portable(a, tile, k, result),
-            }
+            self.multiply(a, tile, k, rows, result);
             for (to, from) in c.chunks_exact_mut(n).zip(result.chunks_exact(QUERIES)) {
                 to[first..first + width].copy_from_slice(&from[..width]);
             }
+        }
+    }
+}
+
+/// What a byte stands for: `(byte ^ sign) - zero`.
+struct Bytes {
+    sign: u8,
+    zero: f32,
+}
+
+impl Bytes {
+    fn numbers(&self, from: &[u8], to: &mut [f32]) {
+        for (to, &byte) in to.iter_mut().zip(from) {
+            *to = f32::from(byte ^ self.sign) - self.zero;
         }
     }
 }

@@ -15,6 +15,7 @@ mod interpret;
 pub(crate) mod linear;
 mod matmul;
 mod norm;
+mod quantize;
 pub(crate) mod range;
 mod reduce;
 pub(crate) mod sizes;
@@ -25,7 +26,7 @@ mod vertical;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lancet_artifact::{KernelSpec, StepKind};
+use lancet_artifact::{KernelSpec, Layout, StepKind};
 use lancet_ops::DType;
 
 use crate::bind::Binding;
@@ -48,6 +49,7 @@ pub(crate) enum Bound {
     Attention(Box<attention::Attention>),
     Elementwise(elementwise::Elementwise),
     MatMul(matmul::MatMul),
+    Quantize(quantize::Quantize),
     Softmax(softmax::Softmax),
     Reduce(reduce::Reduce),
     Strided(strided::Strided),
@@ -115,6 +117,10 @@ impl Sizes<'_> {
 
     fn dtype(&self, v: usize) -> DType {
         self.shared.program.values[v].dtype
+    }
+
+    fn is_in_panels(&self, v: usize) -> bool {
+        self.shared.program.values[v].layout == Layout::Panels
     }
 
     /// Features of a value in panels.
@@ -266,6 +272,7 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             Bound::Elementwise(elementwise::Elementwise::bind(sizes, body)?)
         }
         StepKind::MatMul => Bound::MatMul(matmul::MatMul::bind(sizes)?),
+        StepKind::Quantize => Bound::Quantize(quantize::Quantize::bind(sizes)?),
         StepKind::Softmax { axis } => {
             Bound::Softmax(softmax::Softmax::bind(sizes, *axis as usize)?)
         }
@@ -305,6 +312,7 @@ impl Bound {
     ) -> Result<(), Failure> {
         match self {
             Bound::Elementwise(step) => return step.run(reads, out, workers),
+            Bound::Quantize(step) => return step.run(reads, out, workers),
             Bound::FromPanels(step) => return step.run(reads, out, workers),
             Bound::Reduce(step) => return step.run(reads, out, workers),
             Bound::Strided(step) => return step.run(reads, out, workers),
@@ -326,6 +334,7 @@ impl Bound {
             Bound::Attention(step) => step.run(reads, [out, dwords(second)], workers),
             Bound::FromPanels(_)
             | Bound::Elementwise(_)
+            | Bound::Quantize(_)
             | Bound::Reduce(_)
             | Bound::Strided(_)
             | Bound::Assemble(_) => {
@@ -350,6 +359,7 @@ impl Bound {
             Bound::Attention(step) => (step.kernel_name(), "portable_attention"),
             Bound::Elementwise(step) => (step.kernel_name(), "interpreted_elementwise"),
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
+            Bound::Quantize(_) => (None, "quantize"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
             Bound::Reduce(step) => (None, step.name()),
             Bound::Strided(_) => (None, "strided_copy"),
@@ -372,6 +382,7 @@ impl Bound {
             | Bound::Elementwise(_)
             | Bound::Vertical(_)
             | Bound::Range(_)
+            | Bound::Quantize(_)
             | Bound::Softmax(_)
             | Bound::Reduce(_)
             | Bound::Strided(_)

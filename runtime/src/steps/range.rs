@@ -3,24 +3,41 @@
 use crate::panels::PanelShape;
 use crate::pool::Parts;
 use crate::session::Reads;
+use crate::steps::quantize::TASK;
 use crate::steps::{Failure, Sizes, Workers};
 
-/// Least and greatest number of panels, zero included; NaN is left out.
+/// Numbers that are compared side by side, as many as panels have tokens.
+const LANES: usize = 32;
+
+/// Least and greatest number of a tensor, zero included; NaN is left out.
 pub(crate) struct Range {
     x: usize,
-    shape: PanelShape,
-    /// Two numbers for each panel.
+    /// Panels, or the elements of each task of a row-major tensor.
+    from: From,
+    /// Two numbers for each panel or task.
     parts: Parts,
+}
+
+enum From {
+    Panels(PanelShape),
+    RowMajor(Parts),
 }
 
 impl Range {
     pub(super) fn bind(sizes: &Sizes<'_>) -> Result<Range, String> {
         let x = sizes.required(0);
-        let shape = sizes.panels(x);
-        let pairs = (0..shape.n_panels()).map(|p| 2 * p..2 * p + 2);
+        let (from, n) = if sizes.is_in_panels(x) {
+            let shape = sizes.panels(x);
+            (From::Panels(shape), shape.n_panels())
+        } else {
+            let tasks = Parts::of_tasks(sizes.shape(x).iter().product(), TASK);
+            let n = tasks.len();
+            (From::RowMajor(tasks), n)
+        };
+        let pairs = (0..n).map(|p| 2 * p..2 * p + 2);
         Ok(Range {
             x,
-            shape,
+            from,
             parts: Parts::new(pairs.collect()),
         })
     }
@@ -31,8 +48,11 @@ impl Range {
         out: &mut [f32],
         workers: &mut Workers<'_, '_>,
     ) -> Result<(), Failure> {
-        let x = reads.panels(self.x);
-        let n = 2 * self.shape.n_panels();
+        let x = match self.from {
+            From::Panels(_) => reads.panels(self.x),
+            From::RowMajor(_) => reads.f32(self.x),
+        };
+        let n = 2 * self.parts.len();
         if workers.between.len() < n {
             workers.between.resize(n, 0.0);
         }
@@ -40,9 +60,14 @@ impl Range {
         workers
             .team
             .for_each_part(&self.parts, ranges, |p, _, out| {
-                let (stride, tokens) = (self.shape.stride(p), self.shape.tokens_in(p));
-                let (mut low, mut high) = ([0f32; 32], [0f32; 32]);
-                for row in x[self.shape.panel(p)].chunks_exact(stride) {
+                let (x, stride, tokens) = match &self.from {
+                    From::Panels(shape) => {
+                        (&x[shape.panel(p)], shape.stride(p), shape.tokens_in(p))
+                    }
+                    From::RowMajor(tasks) => (&x[tasks.range(p)], LANES, LANES),
+                };
+                let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
+                for row in x.chunks(stride) {
                     for ((low, high), &v) in low.iter_mut().zip(&mut high).zip(row) {
                         *low = if v < *low { v } else { *low };
                         *high = if v > *high { v } else { *high };

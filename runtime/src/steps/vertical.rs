@@ -187,7 +187,7 @@ fn apply(op: &VerticalOp, values: &[Vec<f32>], is_integer: impl Fn(u32) -> bool)
                     Binary::Sub => x.wrapping_sub(y),
                     Binary::Mul => x.wrapping_mul(y),
                     // Checked with the expression: integers have no others.
-                    Binary::Div | Binary::Max | Binary::Min => 0,
+                    Binary::Div | Binary::Max | Binary::Min | Binary::AtLeast | Binary::AtMost => 0,
                 };
                 f32::from_bits(z as u32)
             };

@@ -283,6 +283,8 @@ fn binary(b: &mut Builder, line: &Line<'_>, x: Vector, z: Vector) -> Result<(), 
         "mul" | "and" => b.mul(x, x, z),
         "div" => b.div(x, x, z),
         "or" => b.max(x, x, z),
+        "at_least" => b.max(x, x, z),
+        "at_most" => b.min(x, x, z),
         "max" | "min" => {
             // These operations give their second operand if one is not a number; the result must be what is none.
             let op = if line.function == "max" {

@@ -7,7 +7,7 @@
 use lancet_artifact::{Activation, Binary as Function, Element, Extent, Vertical, VerticalOp};
 
 use super::{Tile, math};
-use crate::kir::{Addr, Binary, Builder, Program, Scalar, Shift, Unary, Vector, at};
+use crate::kir::{Addr, Binary, Builder, Compare, Program, Scalar, Shift, Unary, Vector, at};
 
 const FIRST_OPERAND: usize = 5;
 
@@ -239,7 +239,16 @@ impl Kernel<'_> {
             match *op {
                 VerticalOp::Binary { op, a, b: c } => {
                     let is_float = self.element(a) == Element::F32;
-                    b.binary(instruction(op, is_float), to, get(a), get(c));
+                    let instruction = instruction(op, is_float);
+                    if matches!(op, Function::Max | Function::Min) {
+                        // The instruction keeps a second operand that is NaN.
+                        let t = b.vector();
+                        b.binary(instruction, t, get(a), get(c));
+                        b.select(to, (Compare::Unordered, get(a), get(a)), get(a), t);
+                        b.free_vector(t);
+                    } else {
+                        b.binary(instruction, to, get(a), get(c));
+                    }
                 }
                 VerticalOp::Activation {
                     kind: Activation::Gelu,
@@ -325,8 +334,8 @@ fn instruction(op: Function, is_float: bool) -> Binary {
         (Function::Sub, true) => Binary::Sub,
         (Function::Mul, true) => Binary::Mul,
         (Function::Div, _) => Binary::Div,
-        (Function::Max, _) => Binary::Max,
-        (Function::Min, _) => Binary::Min,
+        (Function::Max | Function::AtLeast, _) => Binary::Max,
+        (Function::Min | Function::AtMost, _) => Binary::Min,
         (Function::Add, false) => Binary::IntAdd,
         (Function::Sub, false) => Binary::IntSub,
         (Function::Mul, false) => Binary::IntMul,

@@ -20,7 +20,7 @@ struct Window<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Padding {
     Explicit,
-    /// As much as makes the result `ceil(size / stride)`.
+    /// As much as makes the result `ceil(size / stride)`, or `size * stride` if transposed.
     Same,
     None,
 }
@@ -87,6 +87,18 @@ fn list(
     Ok(found.to_vec())
 }
 
+fn padding(call: &Call<'_>) -> Result<Padding, IrError> {
+    Ok(match call.str("auto_pad") {
+        "NOTSET" | "" => Padding::Explicit,
+        "SAME_UPPER" | "SAME_LOWER" => Padding::Same,
+        "VALID" => Padding::None,
+        other => {
+            let message = format!("`{other}` is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID");
+            return Err(call.attribute_error("auto_pad", message));
+        }
+    })
+}
+
 /// Sizes of the dimensions after batch and channels.
 fn spatial(
     call: &mut Call<'_>,
@@ -98,15 +110,7 @@ fn spatial(
     let strides = list(call, "strides", n, 1, 1)?;
     let dilations = list(call, "dilations", n, 1, 1)?;
     let pads = list(call, "pads", 2 * n, 0, 0)?;
-    let padding = match call.str("auto_pad") {
-        "NOTSET" | "" => Padding::Explicit,
-        "SAME_UPPER" | "SAME_LOWER" => Padding::Same,
-        "VALID" => Padding::None,
-        other => {
-            let message = format!("`{other}` is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID");
-            return Err(call.attribute_error("auto_pad", message));
-        }
-    };
+    let padding = padding(call)?;
     let mut out = Vec::with_capacity(n);
     for i in 0..n {
         let window = Window {
@@ -147,16 +151,82 @@ fn conv_shape(call: &mut Call<'_>, x: usize, w: usize) -> Result<Vec<Dim>, IrErr
         };
         return Err(call.error(message));
     }
-    if let Some(stated) = call.ints("kernel_shape") {
-        let differ = |(s, k): (&i64, &Dim)| k.as_fixed().is_some_and(|k| k != *s);
-        if stated.len() != kernel.len() || stated.iter().zip(kernel).any(differ) {
-            let message = format!("is {stated:?} for a weight of another size");
-            return Err(call.attribute_error("kernel_shape", message));
-        }
-    }
+    expect_kernel(call, kernel)?;
     let mut shape = vec![batch.clone(), outputs.clone()];
     shape.extend(spatial(call, sizes, kernel, Rounding::Floor)?);
     Ok(shape)
+}
+
+/// That attribute `kernel_shape`, if it is there, may be the size of the weight.
+fn expect_kernel(call: &Call<'_>, kernel: &[Dim]) -> Result<(), IrError> {
+    let Some(stated) = call.ints("kernel_shape") else {
+        return Ok(());
+    };
+    let differ = |(s, k): (&i64, &Dim)| k.as_fixed().is_some_and(|k| k != *s);
+    if stated.len() != kernel.len() || stated.iter().zip(kernel).any(differ) {
+        let message = format!("is {stated:?} for a weight of another size");
+        return Err(call.attribute_error("kernel_shape", message));
+    }
+    Ok(())
+}
+
+/// `ConvTranspose`: `x, w, bias`.
+pub(super) fn conv_transpose(call: &mut Call<'_>) -> One {
+    call.expect(0, Class::Float)?;
+    let dtype = call.same_dtype([0, 1, 2])?;
+    let (data, weight) = (call.shape(0)?, call.shape(1)?);
+    let [batch, channels, sizes @ ..] = data else {
+        return Err(call.operand_error(0, "at least 3 dimensions".to_owned()));
+    };
+    let (false, [inputs, outputs, kernel @ ..]) = (sizes.is_empty(), weight) else {
+        return Err(call.operand_error(0, "at least 3 dimensions".to_owned()));
+    };
+    if kernel.len() != sizes.len() {
+        return Err(call.operand_error(1, format!("{} dimensions", data.len())));
+    }
+    let group = call.int("group");
+    if group < 1
+        || channels.as_fixed().is_some_and(|n| n % group != 0)
+        || inputs.equals(channels) == Some(false)
+    {
+        let message = format!("{group} groups of {channels} channels with weight {weight:?}");
+        return Err(call.error(message));
+    }
+    expect_kernel(call, kernel)?;
+    let mut shape = vec![batch.clone(), call.or_fresh(outputs.scale(group))];
+    let n = sizes.len();
+    let strides = list(call, "strides", n, 1, 1)?;
+    let dilations = list(call, "dilations", n, 1, 1)?;
+    let pads = list(call, "pads", 2 * n, 0, 0)?;
+    let more = list(call, "output_padding", n, 0, 0)?;
+    let stated = match call.ints("output_shape") {
+        Some(_) => Some(list(call, "output_shape", n, 0, 0)?),
+        None => None,
+    };
+    let padding = padding(call)?;
+    for i in 0..n {
+        let natural = || {
+            let reach = kernel[i].sub(&Dim::fixed(1))?.scale(dilations[i])?;
+            let whole = sizes[i].sub(&Dim::fixed(1))?.scale(strides[i])?;
+            let whole = whole
+                .add(&reach)?
+                .add(&Dim::fixed(more[i].checked_add(1)?))?;
+            match padding {
+                Padding::Explicit => whole.sub(&Dim::fixed(pads[i].checked_add(pads[n + i])?)),
+                Padding::Same => sizes[i].scale(strides[i]),
+                Padding::None => Some(whole),
+            }
+        };
+        let size = match &stated {
+            Some(stated) => Some(Dim::fixed(stated[i])),
+            None => natural(),
+        };
+        // Less than nothing is an error of evaluation.
+        let size = size.filter(|d| d.as_fixed().is_none_or(|n| 0 <= n));
+        shape.push(call.or_fresh(size));
+    }
+    call.expect_shape(2, &shape[1..2])?;
+    Ok(value(dtype, shape, None))
 }
 
 /// `Conv`: `x, w, bias`.

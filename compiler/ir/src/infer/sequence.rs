@@ -2,6 +2,8 @@
 
 use super::call::{Call, Class, Many, One};
 use super::elements::value;
+use lancet_ops::DType;
+
 use crate::{Dim, IrError};
 
 /// `LSTM`, `GRU` and `RNN`, with so many gates: every state, the last state, and for `LSTM` the last cell.
@@ -9,8 +11,39 @@ use crate::{Dim, IrError};
 /// Operands are `x, w, r, b, sequence_lens, initial_h`, then for `LSTM` `initial_c, p`.
 pub(super) fn recurrent(call: &Call<'_>, gates: i64) -> Many {
     call.expect(0, Class::Float)?;
-    let dtype = call.same_dtype([0, 1, 2, 3, 5, 6, 7])?;
-    let ([a, b, input], [_, w_rows, _]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
+    call.same_dtype([0, 1, 2, 3, 5, 6, 7])?;
+    states(call, gates, Orientation::RowsFirst)
+}
+
+/// `DynamicQuantizeLSTM`: operands as those of `LSTM`, with `w` and `r` of bytes and transposed, and `w_scale, w_zero_point, r_scale,
+/// r_zero_point`.
+pub(super) fn dynamic_quantize_lstm(call: &Call<'_>) -> Many {
+    call.expect_dtype(0, DType::F32)?;
+    call.same_dtype([0, 3, 5, 6, 7, 8, 10])?;
+    for (weight, zero_point) in [(1, 9), (2, 11)] {
+        call.expect(weight, Class::Byte)?;
+        call.same_dtype([weight, zero_point])?;
+    }
+    states(call, 4, Orientation::ColumnsFirst)
+}
+
+/// How weights lie.
+#[derive(Clone, Copy)]
+enum Orientation {
+    /// `[directions, gates * hidden, k]`.
+    RowsFirst,
+    /// `[directions, k, gates * hidden]`.
+    ColumnsFirst,
+}
+
+/// Results of a recurrent layer, in the type of its first operand.
+fn states(call: &Call<'_>, gates: i64, orientation: Orientation) -> Many {
+    let dtype = call.dtype(0)?;
+    let ([a, b, input], [_, w1, w2]) = (call.dims::<3>(0)?, call.dims::<3>(1)?);
+    let w_rows = match orientation {
+        Orientation::RowsFirst => w1,
+        Orientation::ColumnsFirst => w2,
+    };
     let directions = Dim::fixed(match call.str("direction") {
         "forward" | "reverse" => 1,
         "bidirectional" => 2,
@@ -25,10 +58,16 @@ pub(super) fn recurrent(call: &Call<'_>, gates: i64) -> Many {
         hidden.scale(n).ok_or_else(message)
     };
     let row = |d: &[&Dim]| d.iter().map(|&d| d.clone()).collect::<Vec<Dim>>();
-    call.expect_shape(1, &row(&[&directions, &rows(gates)?, input]))?;
-    call.expect_shape(2, &row(&[&directions, &rows(gates)?, &hidden]))?;
+    for (weight, k) in [(1, input), (2, &hidden)] {
+        let rows = rows(gates)?;
+        let shape = match orientation {
+            Orientation::RowsFirst => [&directions, &rows, k],
+            Orientation::ColumnsFirst => [&directions, k, &rows],
+        };
+        call.expect_shape(weight, &row(&shape))?;
+    }
     call.expect_shape(3, &row(&[&directions, &rows(2 * gates)?]))?;
-    let batch_first = call.flag("layout");
+    let batch_first = call.optional_int("layout").unwrap_or(0) != 0;
     let (seq, batch) = if batch_first { (b, a) } else { (a, b) };
     call.expect(4, Class::Index)?;
     call.expect_shape(4, std::slice::from_ref(batch))?;

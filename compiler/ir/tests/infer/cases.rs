@@ -96,6 +96,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
             Case::new(vec![f32s(r, &shape), f32s(r, &slope)])
         }
         O::Min | O::Max => variadic(r, &NUMBERS).sizes(),
+        O::AtLeast | O::AtMost => binary(r, &NUMBERS),
         O::Sum | O::Mean => variadic(r, &FLOATS),
         O::Where => where_case(r),
         O::Clip => clip(r),
@@ -228,6 +229,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
             case.operands.push(Some(f32s(r, &[outputs])));
             case.without(r, 2)
         }
+        O::ConvTranspose => conv_transpose(r),
         O::ConvInteger => conv(r, DType::U8).0,
         O::QLinearConv => qlinear_conv(r),
         O::AveragePool => pool(r, &[DType::F32]),
@@ -258,6 +260,7 @@ pub(crate) fn case(r: &mut Random, op: Operator) -> Case {
         O::DynamicQuantizeLinear => unary(r, &[DType::F32]).results(3),
         O::DFT => dft(r),
         O::LSTM => recurrent(r, 4),
+        O::MsDynamicQuantizeLSTM => dynamic_quantize_lstm(r),
         O::GRU => recurrent(r, 3),
         O::RNN => recurrent(r, 1),
         O::Attention => attention(r),

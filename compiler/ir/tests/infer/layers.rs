@@ -72,6 +72,31 @@ pub(crate) fn recurrent(r: &mut Random, gates: usize) -> Case {
         .results(n)
 }
 
+pub(crate) fn dynamic_quantize_lstm(r: &mut Random) -> Case {
+    let (seq, batch, input, hidden) = (r.positive(), r.positive(), r.positive(), r.positive());
+    let (both, by_row, n) = (r.chance(50), r.chance(50), 1 + r.below(3));
+    let d = 1 + usize::from(both);
+    let parameters: &[usize] = if by_row { &[d, 4 * hidden] } else { &[d] };
+    let mut operands = vec![
+        f32s(r, &[seq, batch, input]),
+        r.tensor(DType::I8, &[d, input, 4 * hidden]),
+        r.tensor(DType::U8, &[d, hidden, 4 * hidden]),
+        f32s(r, &[d, 8 * hidden]),
+        Tensor::new(vec![batch], vec![seq as i32; batch]),
+        f32s(r, &[d, batch, hidden]),
+        f32s(r, &[d, batch, hidden]),
+        f32s(r, &[d, 3 * hidden]),
+    ];
+    for dtype in [DType::I8, DType::U8] {
+        operands.push(f32s(r, parameters));
+        operands.push(r.tensor(dtype, parameters));
+    }
+    let direction = if both { "bidirectional" } else { "reverse" };
+    let case = Case::new(operands).str("direction", direction).results(n);
+    let case = case.int("hidden_size", hidden as i64);
+    (3..8).fold(case, |case, i| case.without(r, i))
+}
+
 pub(crate) fn attention(r: &mut Random) -> Case {
     let (b, groups, kv, d, dv) = (
         r.positive(),

@@ -68,6 +68,27 @@ pub(crate) fn conv(r: &mut Random, dtype: DType) -> (Case, usize) {
     (windows(r, case, n), outputs)
 }
 
+pub(crate) fn conv_transpose(r: &mut Random) -> Case {
+    let (n, group) = (1 + r.below(2), 1 + r.below(2));
+    let (per, outputs) = (r.positive(), r.positive());
+    let mut x = vec![r.positive(), group * per];
+    let mut w = vec![group * per, outputs];
+    for _ in 0..n {
+        x.push(2 + r.below(4));
+        w.push(3);
+    }
+    let bias = f32s(r, &[group * outputs]);
+    let case = Case::new(vec![f32s(r, &x), f32s(r, &w), bias]).int("group", group as i64);
+    let (more, stated) = (vec![1; n], (0..n).map(|_| 3 + r.below(5) as i64).collect());
+    let case = windows(r, case, n).without(r, 2);
+    let case = case.maybe(r, |c| c.ints("output_padding", more));
+    if r.chance(25) {
+        case.ints("output_shape", stated)
+    } else {
+        case
+    }
+}
+
 pub(crate) fn pool(r: &mut Random, dtypes: &[DType]) -> Case {
     let (dtype, n) = (*r.pick(dtypes), 1 + r.below(2));
     let mut x = vec![r.positive(), r.positive()];

@@ -79,6 +79,7 @@ const OLD: &[(&str, i64)] = &[
     ("Concat", 4),
     ("Constant", 1),
     ("Conv", 1),
+    ("ConvTranspose", 1),
     ("DepthToSpace", 1),
     ("Elu", 1),
     ("Exp", 1),

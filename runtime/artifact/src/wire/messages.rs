@@ -95,7 +95,7 @@ pub(super) struct StepMessage {
     pub(super) outputs: Vec<u32>,
     #[prost(
         oneof = "KindMessage",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 40, 41, 42, 43, 44"
     )]
     pub(super) kind: Option<KindMessage>,
 }
@@ -156,6 +156,8 @@ pub(super) enum KindMessage {
     If(RegionsMessage),
     #[prost(message, tag = "33")]
     Loop(RegionsMessage),
+    #[prost(message, tag = "35")]
+    Quantize(EmptyMessage),
     #[prost(message, tag = "34")]
     GeneralizedAttention(GeneralizedAttentionMessage),
 }

@@ -58,6 +58,7 @@ pub(super) fn step_message(step: &Step) -> StepMessage {
                 values: body.clone(),
             }),
             StepKind::MatMul => KindMessage::MatMul(empty),
+            StepKind::Quantize => KindMessage::Quantize(empty),
             StepKind::Softmax { axis } => KindMessage::Softmax(*axis),
             StepKind::Reduce { reduction, axes } => KindMessage::Reduce(ReduceMessage {
                 reduction: reduction.name().to_owned(),
@@ -153,6 +154,7 @@ pub(super) fn step(i: usize, message: StepMessage) -> Result<Step, PlanError> {
         Some(KindMessage::RmsNorm(epsilon)) => StepKind::RmsNorm { epsilon },
         Some(KindMessage::Elementwise(m)) => StepKind::Elementwise { body: m.values },
         Some(KindMessage::MatMul(_)) => StepKind::MatMul,
+        Some(KindMessage::Quantize(_)) => StepKind::Quantize,
         Some(KindMessage::Softmax(axis)) => StepKind::Softmax { axis },
         Some(KindMessage::Reduce(ref m)) => StepKind::Reduce {
             reduction: (m.reduction.parse::<Reduction>()).map_err(|e| error(e.to_string()))?,
