@@ -1,7 +1,7 @@
 //! Epilogues, layer norm and attention kernels against their meaning in f64, on every machine that can be reached.
 mod machine;
 
-use lancet_artifact::{Activation, Reach};
+use lancet_artifact::{Activation, Float, Reach};
 use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 use lancet_codegen::kernels::attention_tile::{HEIGHTS, KEYS, PARAMETERS, heights};
 use lancet_codegen::{CpuFeatures, KernelSpec, emit};
@@ -306,7 +306,8 @@ fn functions_of_elements_are_exact() {
                 let n_operands = if body.contains("x1") { 2 } else { 1 };
                 let spec = KernelSpec::Elementwise {
                     body: body.to_owned(),
-                    reach: vec![Reach::Panel; n_operands],
+                    operands: vec![(Reach::Panel, Float::F32); n_operands],
+                    result: Float::F32,
                     panel: panel as u32,
                     lanes: lanes as u32,
                 };
@@ -344,7 +345,10 @@ fn operands_of_every_reach() {
             let mut y = vec![7.0f32; rows * panel];
             let spec = KernelSpec::Elementwise {
                 body: "mul x0 x1; add v0 x2; sub v1 x3".to_owned(),
-                reach: vec![Reach::Panel, Reach::Rows, Reach::Lanes, Reach::One],
+                operands: [Reach::Panel, Reach::Rows, Reach::Lanes, Reach::One]
+                    .map(|r| (r, Float::F32))
+                    .to_vec(),
+                result: Float::F32,
                 panel: panel as u32,
                 lanes: lanes as u32,
             };
@@ -358,6 +362,55 @@ fn operands_of_every_reach() {
                     7.0
                 };
                 assert_eq!(y, want, "{panel}/{lanes}, element {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn operands_of_both_types_of_floats() {
+    for target in targets() {
+        for (panel, lanes) in [(8, 8), (16, 16), (32, 24)] {
+            let rows = 5;
+            let doubles = |n, seed| -> Vec<f64> {
+                let v = values(n, seed).into_iter().map(f64::from);
+                v.map(|v| v / 3.0).collect()
+            };
+            let (x, by_lane) = (values(rows * panel, 1), values(panel, 3));
+            let (z, by_row, one) = (doubles(rows * panel, 5), doubles(rows, 2), doubles(1, 4));
+            let operands = [ptr(&x), ptr(&by_row), ptr(&by_lane), ptr(&one), ptr(&z)];
+            let spec = |body: &str, result| KernelSpec::Elementwise {
+                body: body.to_owned(),
+                operands: vec![
+                    (Reach::Panel, Float::F32),
+                    (Reach::Rows, Float::F64),
+                    (Reach::Lanes, Float::F32),
+                    (Reach::One, Float::F64),
+                    (Reach::Panel, Float::F64),
+                ],
+                result,
+                panel: panel as u32,
+                lanes: lanes as u32,
+            };
+            let (mut y, mut narrow) = (vec![7.0f64; rows * panel], vec![7.0f32; rows * panel]);
+            let body = "mul x0 x2; f64 v0; add v1 x1; div v2 x3; sub v3 x4";
+            let narrowed = format!("{body}; f32 v4; tanh v5; max v6 -0.5");
+            let mut args = vec![rows as u64, ptr_mut(&mut y)];
+            args.extend(operands);
+            exec(&spec(body, Float::F64), &target).call(&args);
+            args[1] = ptr_mut(&mut narrow);
+            exec(&spec(&narrowed, Float::F32), &target).call(&args);
+            for i in 0..rows * panel {
+                let (row, lane) = (i / panel, i % panel);
+                let product = f64::from(x[i] * by_lane[lane]);
+                let want = (product + by_row[row]) / one[0] - z[i];
+                let (want, tanh) = match lane < lanes {
+                    true => (want, f64::from(want as f32).tanh().max(-0.5)),
+                    false => (7.0, 7.0),
+                };
+                assert_eq!(y[i], want, "{panel}/{lanes}, element {i}");
+                let error = (f64::from(narrow[i]) - tanh).abs();
+                assert!(error <= 4e-7, "{panel}/{lanes}, element {i}: {}", narrow[i]);
             }
         }
     }

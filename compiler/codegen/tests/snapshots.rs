@@ -1,7 +1,7 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
 use lancet_artifact::{
-    Activation, Binary, Element, Extent, Reach, Vertical, VerticalOp, VerticalOperand,
+    Activation, Binary, Element, Extent, Float, Reach, Vertical, VerticalOp, VerticalOperand,
 };
 use lancet_codegen::{
     Arithmetic, CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble,
@@ -71,7 +71,15 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         },
         KernelSpec::Elementwise {
             body: "mul x0 x1; relu v0".to_owned(),
-            reach: vec![Reach::Panel, Reach::Rows],
+            operands: vec![(Reach::Panel, Float::F32), (Reach::Rows, Float::F32)],
+            result: Float::F32,
+            panel,
+            lanes,
+        },
+        KernelSpec::Elementwise {
+            body: "f64 x0; mul v0 x1; round v1; f32 v2; max v3 -128".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32), (Reach::Rows, Float::F64)],
+            result: Float::F32,
             panel,
             lanes,
         },

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileOptions, Model, ModelOptions};
 
-use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Reach, Step, StepKind, ValueDesc};
+use lancet_artifact::{
+    Activation, Float, KernelSpec, Layout, Plan, Reach, Step, StepKind, ValueDesc,
+};
 use lancet_codegen::{CpuFeatures, Isa};
+use lancet_ops::DType;
+use lancet_ops::elementwise::{Body, floats};
 
 use super::{Failure, Kind, model, print};
 
@@ -155,7 +159,7 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
             }
             StepKind::Elementwise { body } => {
                 let out = &plan.values[step.outputs[0] as usize];
-                found.insert(elementwise(plan, step, out, body, panel, lanes));
+                found.extend(elementwise(plan, step, out, body, (panel, lanes)));
             }
             StepKind::EmbeddingLookup { .. } => {
                 let tables = step.inputs.len() as u32 / 2;
@@ -190,17 +194,27 @@ fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
     found
 }
 
-/// The kernel of an elementwise step; a body that has none is left out when it is emitted.
+/// The kernel of an elementwise step; a body that has none may still be found when it is emitted.
 fn elementwise(
     plan: &Plan,
     step: &Step,
     out: &ValueDesc,
     body: &[String],
-    panel: u32,
-    lanes: u32,
-) -> KernelSpec {
-    let reach = |v: u32| {
-        let value = &plan.values[v as usize];
+    (panel, lanes): (u32, u32),
+) -> Option<KernelSpec> {
+    let operands: Vec<&ValueDesc> = (step.inputs.iter().flatten())
+        .map(|&v| &plan.values[v as usize])
+        .collect();
+    let dtypes: Vec<DType> = operands
+        .iter()
+        .map(|v| v.dtype.parse().ok())
+        .collect::<Option<_>>()?;
+    let (floats, result) = floats(&Body::parse(body).ok()?, &dtypes)?;
+    let float = |d: DType| match d {
+        DType::F64 => Float::F64,
+        _ => Float::F32,
+    };
+    let reach = |value: &ValueDesc| {
         let one = value.shape.iter().all(|d| d.as_fixed() == Some(1));
         match (value.layout, out.layout) {
             (Layout::RowMajor, _) if one => Reach::One,
@@ -209,10 +223,13 @@ fn elementwise(
             _ => Reach::Panel,
         }
     };
-    KernelSpec::Elementwise {
+    Some(KernelSpec::Elementwise {
         body: body.join("; "),
-        reach: step.inputs.iter().flatten().map(|&v| reach(v)).collect(),
+        operands: (operands.into_iter().zip(floats))
+            .map(|(v, d)| (reach(v), float(d)))
+            .collect(),
+        result: float(result),
         panel,
         lanes,
-    }
+    })
 }

@@ -112,10 +112,11 @@ pub enum KernelSpec {
     },
     /// The function that `body` writes, of operands over rows of one panel.
     Elementwise {
-        /// Lines of a body, one behind the other, parted by `;`. All values are f32; booleans are 0 and 1.
+        /// Lines of a body, one behind the other, parted by `;`. All values are floats; booleans are 0 and 1.
         body: String,
         /// Each operand's.
-        reach: Vec<Reach>,
+        operands: Vec<(Reach, Float)>,
+        result: Float,
         panel: u32,
         lanes: u32,
     },
@@ -154,6 +155,31 @@ impl KernelSpec {
                 panel,
                 lanes,
             },
+        }
+    }
+}
+
+/// A type of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Float {
+    F32,
+    F64,
+}
+
+impl Float {
+    /// The name of the element type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Float::F32 => "f32",
+            Float::F64 => "f64",
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Float::F32 => 4,
+            Float::F64 => 8,
         }
     }
 }

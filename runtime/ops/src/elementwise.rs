@@ -404,6 +404,30 @@ impl Body {
     }
 }
 
+/// As what a kernel takes the operands of a body, and gives its result: `f32` or `f64`. `None` if it holds values that are neither
+/// and no booleans, which are 0 and 1. Integers are converted as they are read.
+pub fn floats(body: &Body, operands: &[DType]) -> Option<(Vec<DType>, DType)> {
+    let types = body.types(operands).ok()?;
+    let is_known = |d: DType| matches!(d, DType::F32 | DType::F64 | DType::Bool);
+    let converts = |i: &Instruction| {
+        let is_operand = matches!(i.arguments[..], [Argument::Operand(x)] if holds(operands[x]));
+        is_operand && matches!(i.function, Function::Cast(DType::F32 | DType::F64))
+    };
+    let fits = (body.instructions().iter().zip(&types))
+        .all(|(i, &(of, to))| is_known(to) && (is_known(of) || converts(i)));
+    let result = types.last()?.1;
+    let is_wide = operands.contains(&DType::F64)
+        || types
+            .iter()
+            .any(|&(of, to)| of == DType::F64 || to == DType::F64);
+    let taken = operands.iter().map(|&d| match d {
+        DType::I64 | DType::I32 if is_wide => DType::F64,
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    });
+    (fits && result != DType::Bool).then(|| (taken.collect(), result))
+}
+
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -100,7 +100,8 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
         }
         KernelSpec::Elementwise {
             ref body,
-            ref reach,
+            ref operands,
+            result,
             panel,
             lanes,
         } => {
@@ -116,8 +117,12 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             } else {
                 String::new()
             };
-            let name = format!("f32_{shown}{more}_{panel}x{lanes}_v{}", tile.vl);
-            elementwise::program(name, body, reach, &tile).map_err(error)
+            let name = format!(
+                "{}_{shown}{more}_{panel}x{lanes}_v{}",
+                result.name(),
+                tile.vl
+            );
+            elementwise::program(name, body, (operands, result), &tile).map_err(error)
         }
         KernelSpec::LayerNorm { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
