@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use lancet_artifact::{
-    Arithmetic, Element, Extent, Float, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical,
-    VerticalOp, VerticalOperand, WeightFormat,
+    Arithmetic, Element, Extent, Float, KernelSpec, MatrixDesc, Reach, Reduction, RowBlock,
+    Vertical, VerticalOp, VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
@@ -425,6 +425,41 @@ impl Kernel {
         // SAFETY: the kernel writes `rows` rows of `panel` numbers of y and reads of each operand what its reach says, which was
         // just checked.
         unsafe { self.call(&args[..n + 2]) }
+    }
+
+    /// Reduces columns of x: `rows` rows of as many lanes as the kernel has, `stride` bytes from one to the next.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn reduce(&self, x: &[u8], rows: usize, stride: usize, y: &mut [u8]) {
+        let KernelSpec::Reduce {
+            reduction,
+            float,
+            lanes,
+        } = self.spec
+        else {
+            panic!("{} is no reduction", self.name);
+        };
+        let size = match reduction {
+            Reduction::Max | Reduction::Min => float.size_bytes(),
+            Reduction::Sum | Reduction::Mean | Reduction::L2 => size_of::<f64>(),
+        };
+        let lanes = lanes as usize;
+        let read = (rows.checked_sub(1)).map_or(0, |n| n * stride + lanes * float.size_bytes());
+        assert!(
+            read <= x.len() && lanes * size <= y.len(),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            rows as u64,
+            x.as_ptr() as u64,
+            stride as u64,
+            y.as_mut_ptr() as u64,
+        ];
+        // SAFETY: the kernel reads `lanes` numbers of each of `rows` rows of x and writes as many accumulators, which was just
+        // checked.
+        unsafe { self.call(&args) }
     }
 
     /// The sum of `rows` into lane `lane` of a panel `y[k][panel]`.

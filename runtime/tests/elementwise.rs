@@ -351,6 +351,49 @@ fn panels_with_features_tokens_and_numbers() {
 }
 
 #[test]
+fn panels_in_double_precision() {
+    for tokens in [1, 9, 33, 100] {
+        let mut net = Net::default();
+        let k = 21;
+        let (x, t) = (
+            net.input("a", "f32", &dims(&[tokens, k])),
+            net.input("t", "f32", &dims(&[tokens, 1])),
+        );
+        let operands = [
+            Some(net.same(StepKind::ToPanels, x, Layout::Panels)),
+            Some(net.same(StepKind::ToPanels, t, Layout::Panels)),
+            Some(net.input("b", "f64", &dims(&[k]))),
+            Some(net.input("o", "f64", &dims(&[1, 1]))),
+        ];
+        let body = [
+            "f64 x0",
+            "mul v0 x2",
+            "f64 x1",
+            "add v1 v2",
+            "round v3",
+            "div v4 x3",
+            "f32 v5",
+        ];
+        let y = net.step(
+            elementwise(&body),
+            &operands,
+            &dims(&[tokens, k]),
+            Layout::Panels,
+            meaning(&body, &operands),
+        );
+        let y = net.same(StepKind::FromPanels, y, Layout::RowMajor);
+        net.output("y", y);
+        let inputs = [
+            ("a", edges(DType::F32, &[tokens, k], 1)),
+            ("t", edges(DType::F32, &[tokens, 1], 2)),
+            ("b", edges(DType::F64, &[k], 3)),
+            ("o", tensor(DType::F64, &[1, 1], 3)),
+        ];
+        exact(&net, &inputs, &format!("{tokens} tokens"));
+    }
+}
+
+#[test]
 fn hostile_bodies_are_refused() {
     for body in [
         &[][..],

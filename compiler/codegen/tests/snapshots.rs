@@ -1,7 +1,8 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
 use lancet_artifact::{
-    Activation, Binary, Element, Extent, Float, Reach, Vertical, VerticalOp, VerticalOperand,
+    Activation, Binary, Element, Extent, Float, Reach, Reduction, Vertical, VerticalOp,
+    VerticalOperand,
 };
 use lancet_codegen::{
     Arithmetic, CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble,
@@ -99,6 +100,16 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         KernelSpec::Vertical {
             vertical: requantize(),
             panel,
+            lanes,
+        },
+        KernelSpec::Reduce {
+            reduction: Reduction::Sum,
+            float: Float::F32,
+            lanes,
+        },
+        KernelSpec::Reduce {
+            reduction: Reduction::Max,
+            float: Float::F64,
             lanes,
         },
         KernelSpec::EmbeddingSum { tables: 3, panel },

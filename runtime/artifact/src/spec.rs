@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Activation, Vertical};
+use crate::{Activation, Reduction, Vertical};
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +118,13 @@ pub enum KernelSpec {
         operands: Vec<(Reach, Float)>,
         result: Float,
         panel: u32,
+        lanes: u32,
+    },
+    /// A sum of elements, or of their squares, or the greatest or least, of each of `lanes` columns; a mean is a sum.
+    Reduce {
+        reduction: Reduction,
+        float: Float,
+        /// A multiple of 8, at most 32.
         lanes: u32,
     },
     /// The sum of a row of each of `tables` embedding tables, into one token of a panel.

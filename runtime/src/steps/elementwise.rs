@@ -345,7 +345,20 @@ impl Elementwise {
         for (block, y) in y.chunks_mut(BLOCK).enumerate() {
             let first = block * BLOCK;
             for (i, operand) in self.operands.iter().enumerate() {
-                let to: &mut [f32] = bytemuck::cast_slice_mut(register_mut(words, i));
+                let register = register_mut(words, i);
+                if operand.dtype == DType::F64 {
+                    let x = reads.view(operand.value);
+                    let x: &[f64] = x.as_slice().expect("checked: floats");
+                    let to = &mut bytemuck::cast_slice_mut(register)[..y.len()];
+                    match &operand.source {
+                        Source::Features => (to.chunks_exact_mut(stride))
+                            .zip(&x[first / stride..])
+                            .for_each(|(row, &x)| row.fill(x)),
+                        _ => to.fill(x[0]),
+                    }
+                    continue;
+                }
+                let to: &mut [f32] = bytemuck::cast_slice_mut(register);
                 let rows = to[..y.len()].chunks_exact_mut(stride);
                 match &operand.source {
                     Source::Same => {

@@ -351,7 +351,7 @@ impl Bound {
             Bound::Elementwise(step) => (step.kernel_name(), "interpreted_elementwise"),
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
-            Bound::Reduce(step) => (None, step.name()),
+            Bound::Reduce(step) => (step.kernel_name(), step.name()),
             Bound::Strided(_) => (None, "strided_copy"),
             Bound::Assemble(_) => (None, "copy_of_blocks"),
         };

@@ -10,11 +10,12 @@ mod integer;
 mod layer_norm;
 mod math;
 pub mod probe;
+mod reduce;
 mod sparse;
 mod vertical;
 mod widen;
 
-use lancet_artifact::{Arithmetic, WeightFormat};
+use lancet_artifact::{Arithmetic, Reduction, WeightFormat};
 
 use crate::formats::sparse::Kind;
 use crate::kir::{Program, Scale};
@@ -123,6 +124,18 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
                 tile.vl
             );
             elementwise::program(name, body, (operands, result), &tile).map_err(error)
+        }
+        KernelSpec::Reduce {
+            reduction,
+            float,
+            lanes,
+        } => {
+            let tile = Tile::new(32, lanes, features).map_err(error)?;
+            if reduction == Reduction::Mean {
+                return Err(error("a mean is a sum"));
+            }
+            let name = format!("{}_{reduction}_{lanes}_v{}", float.name(), tile.vl);
+            Ok(reduce::program(name, reduction, float, &tile))
         }
         KernelSpec::LayerNorm { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;
