@@ -367,6 +367,138 @@ fn operands_of_every_reach() {
     }
 }
 
+/// Every 4099th number of f32, and those with few digits.
+fn sweep() -> Vec<f32> {
+    let mut x: Vec<f32> = (0..=u32::MAX).step_by(4099).map(f32::from_bits).collect();
+    x.extend((-2000..2000).map(|i| i as f32 / 8.0));
+    x.extend([
+        0.0,
+        -0.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MIN_POSITIVE,
+    ]);
+    // Close to multiples of pi / 2, where little remains.
+    x.extend((1..5000).map(|i| (f64::from(i) * std::f64::consts::FRAC_PI_2) as f32));
+    x.extend([16_367_173.0 * 2f32.powi(72), 11.0, 52174.0, 1.059_406_3e21]);
+    x
+}
+
+/// Units in the last place of f32 from what is exact.
+fn ulps(found: f32, exact: f64) -> f64 {
+    if f64::from(found) == exact || found.is_nan() && exact.is_nan() {
+        return 0.0;
+    }
+    let rounded = exact as f32;
+    if !rounded.is_finite() {
+        return if found == rounded { 0.0 } else { f64::INFINITY };
+    }
+    let unit = f64::from(f32::from_bits(
+        (rounded.abs().to_bits()).max(1 << 23) & 0x7f80_0000,
+    ));
+    (f64::from(found) - exact).abs() / (unit * f64::from(f32::EPSILON))
+}
+
+#[test]
+fn functions_in_double_precision_are_nearly_exact() {
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    let functions: [(&str, fn(f64) -> f64); 5] = [
+        ("atan", f64::atan),
+        ("cos", f64::cos),
+        ("log", f64::ln),
+        ("sin", f64::sin),
+        ("softplus", softplus),
+    ];
+    let x = sweep();
+    let few: Vec<f32> = x.iter().copied().step_by(97).collect();
+    for target in targets() {
+        let x = if target.0 == Machine::Native {
+            &x
+        } else {
+            &few
+        };
+        let n = x.len() / 32 * 32;
+        for (function, f) in functions {
+            let spec = KernelSpec::Elementwise {
+                body: format!("{function} x0"),
+                operands: vec![(Reach::Panel, Float::F32)],
+                result: Float::F32,
+                panel: 32,
+                lanes: 32,
+            };
+            let mut y = vec![7.0f32; n];
+            exec(&spec, &target).call(&[n as u64 / 32, ptr_mut(&mut y), ptr(x)]);
+            for (&x, &y) in x.iter().zip(&y) {
+                let error = ulps(y, f(f64::from(x)));
+                assert!(
+                    error <= 0.51,
+                    "{function}({x:e}) = {y:e}, {error} units off"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn powers_are_nearly_exact() {
+    let of: Vec<f32> = sweep().into_iter().step_by(30_011).collect();
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -2.0,
+        0.5,
+        -0.5,
+        3.0,
+        -3.0,
+        1.5,
+        1e-40,
+        1e30,
+        16_777_217.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        0.999_999_9,
+        1.000_000_1,
+        127.0,
+        -149.0,
+        30.0,
+    ];
+    let bases: Vec<f32> = special.iter().copied().chain(of.iter().copied()).collect();
+    let pairs: Vec<(f32, f32)> = (bases.iter())
+        .flat_map(|&x| bases.iter().map(move |&y| (x, y)))
+        .chain(
+            bases
+                .iter()
+                .flat_map(|&x| (-40..40).map(move |y| (x.abs(), y as f32 / 7.0))),
+        )
+        .collect();
+    let n = pairs.len() / 8 * 8;
+    let (x, z): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
+    for target in targets() {
+        let spec = KernelSpec::Elementwise {
+            body: "pow x0 x1".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32); 2],
+            result: Float::F32,
+            panel: 8,
+            lanes: 8,
+        };
+        let mut y = vec![7.0f32; n];
+        exec(&spec, &target).call(&[n as u64 / 8, ptr_mut(&mut y), ptr(&x), ptr(&z)]);
+        for ((&x, &z), &y) in x.iter().zip(&z).zip(&y) {
+            let exact = f64::from(x).powf(f64::from(z));
+            let error = ulps(y, exact);
+            assert!(
+                error <= 0.51,
+                "{x:e}^{z:e} = {y:e}, not {exact:e}, {error} units off"
+            );
+            assert!(y != 0.0 || y.is_sign_negative() == exact.is_sign_negative());
+        }
+    }
+}
+
 #[test]
 fn operands_of_both_types_of_floats() {
     for target in targets() {

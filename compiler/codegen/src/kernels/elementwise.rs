@@ -5,13 +5,14 @@
 //! computed to where they are last used. What is true is 1 and what is false 0.
 //!
 //! Lanes are f32 where every value is. Otherwise they are f64, and what is f32 is rounded to it behind each line: sums,
-//! products, quotients and roots of f32 come out as if computed in f32, since f64 has more than twice its bits.
+//! products, quotients and roots of f32 come out as if computed in f32, since f64 has more than twice its bits. Functions that
+//! are computed in f64 make the lanes so.
 //!
-//! Functions round as IEEE 754 asks, but for those in [`math`](super::math).
+//! Functions round as IEEE 754 asks, but for those in [`math`](super::math) and [`math64`](super::math64).
 
 use lancet_artifact::{Activation, Reach};
 
-use super::{Tile, math};
+use super::{Tile, math, math64};
 use crate::kir::{Binary, Builder, Compare, Float, Operand, Program, Scalar, Unary, Vector, at};
 
 /// Operands of the longest argument list.
@@ -68,9 +69,10 @@ pub(super) fn program(
         return Err("computes what it does not use");
     }
     let is_wide = operands.iter().any(|o| o.1 == Float::F64)
-        || lines
-            .iter()
-            .any(|l| l.of == Float::F64 || l.to == Float::F64);
+        || lines.iter().any(|l| {
+            let is_double = in_double(l.function).is_some() || l.function == "pow";
+            is_double || l.of == Float::F64 || l.to == Float::F64
+        });
     let mut b = Builder::new(name, tile.vl);
     let (rows, y) = (b.arg(0), b.arg(1));
     let kernel = Kernel {
@@ -283,6 +285,15 @@ impl Kernel<'_> {
                 (Float::F64, Float::F64) => Err("has a function without a form in f64"),
             };
         }
+        if let Some(f) = in_double(line.function) {
+            return match line.of {
+                Float::F32 => {
+                    f(b, x);
+                    Ok(())
+                }
+                Float::F64 => Err("has a function without a form in f64"),
+            };
+        }
         let lanes = self.lanes;
         let t = b.vector();
         match line.function {
@@ -368,6 +379,13 @@ impl Kernel<'_> {
             self.test(b, (compare, left, right), x);
             return Ok(());
         }
+        if line.function == "pow" {
+            if line.of == Float::F64 {
+                return Err("has a function without a form in f64");
+            }
+            math64::pow(b, x, z);
+            return Ok(());
+        }
         let op = match line.function {
             "add" => Binary::Add,
             "sub" => Binary::Sub,
@@ -411,6 +429,18 @@ fn comparison(function: &str) -> Option<(Compare, bool)> {
         "xor" => Some((Compare::Ne, false)),
         _ => None,
     }
+}
+
+/// A function of f32 that is computed in f64 lanes, in place.
+fn in_double(function: &str) -> Option<fn(&mut Builder, Vector)> {
+    Some(match function {
+        "atan" => math64::atan,
+        "cos" => math64::cos,
+        "log" => math64::log,
+        "sin" => math64::sin,
+        "softplus" => math64::softplus,
+        _ => return None,
+    })
 }
 
 /// A function that is computed in f32 lanes, in place.

@@ -9,6 +9,7 @@ mod epilogue;
 mod integer;
 mod layer_norm;
 mod math;
+mod math64;
 pub mod probe;
 mod reduce;
 mod sparse;
