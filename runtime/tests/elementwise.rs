@@ -227,6 +227,10 @@ fn bodies_in_double_precision_are_exact() {
         "f64 x0; mul v0 1186225889.0; div v1 256.0; round v2; f32 v3; max v4 -32768; min v5 32767; mul v6 3.051851e-10",
         "f64 x3; add v0 x1; f32 x3; mul v2 x0; f64 v3; sub v1 v4",
         "f64 x0; mul v0 v0; mul v1 v1; mul v2 v2",
+        "div x1 3; div v0 1024; f64 x0; div v2 -0.5; add v1 v3; div v4 1e-320; div v5 inf; sub v6 0.1",
+        "div x0 2e-39; div v0 8.507059e37; div v1 1.7014118e38; f64 v2; div x1 v3",
+        "equal x3 -17; where v0 x0 -1.5",
+        "less x3 2147483646; greater_or_equal 2147483647 x3; and v0 v1; where v2 x0 2",
     ];
     let shape: &[usize] = &[5, 71];
     for body in BODIES {

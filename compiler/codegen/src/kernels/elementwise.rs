@@ -185,7 +185,9 @@ impl Kernel<'_> {
         for (i, line) in self.lines.iter().enumerate() {
             // Functions work in place: on a copy of each argument, or on a result that is read no more.
             let mut registers: Vec<Vector> = Vec::new();
-            for (n, argument) in line.arguments.iter().enumerate() {
+            let by_number = self.by_number(line);
+            let in_registers = if by_number.is_some() { 1 } else { usize::MAX };
+            for (n, argument) in line.arguments.iter().enumerate().take(in_registers) {
                 registers.push(match *argument {
                     Argument::Result(r)
                         if self.lines[r].last_use == i
@@ -200,7 +202,17 @@ impl Kernel<'_> {
                     }
                 });
             }
-            self.apply(b, line, &registers)?;
+            match by_number {
+                Some((op, c)) => {
+                    let c = Operand::number(self.lanes, c);
+                    b.binary(op.of(self.lanes), registers[0], registers[0], c);
+                }
+                None => self.apply(b, line, &registers)?,
+            }
+            let is_rounded = line.to == Float::F32 && self.lanes == Float::F64;
+            if is_rounded && !is_exact(line.function) {
+                math::to_single(b, registers[0]);
+            }
             let (&result, rest) = registers
                 .split_first()
                 .ok_or("applies a function to nothing")?;
@@ -220,13 +232,7 @@ impl Kernel<'_> {
         results: &[Vector],
     ) {
         let x = match *argument {
-            Argument::Number(value) => {
-                let value = match of {
-                    Float::F32 => f64::from(value as f32),
-                    Float::F64 => value,
-                };
-                return b.number(self.lanes, copy, value);
-            }
+            Argument::Number(value) => return b.number(self.lanes, copy, number(of, value)),
             Argument::Result(r) => return b.copy(copy, results[r]),
             Argument::Operand(x) => x,
         };
@@ -262,11 +268,28 @@ impl Kernel<'_> {
             }
             _ => return Err("has a function of too many arguments"),
         }
-        let is_rounded = line.to == Float::F32 && self.lanes == Float::F64;
-        if is_rounded && !is_exact(line.function) {
-            math::to_single(b, args[0]);
-        }
         Ok(())
+    }
+
+    /// The operation of a line by a number that is read from memory as it is used. A quotient by a power of two is a product.
+    fn by_number(&self, line: &Line<'_>) -> Option<(Binary, f64)> {
+        let &[_, Argument::Number(c)] = &line.arguments[..] else {
+            return None;
+        };
+        let c = number(line.of, c);
+        let is_power = c.to_bits().trailing_zeros() >= f64::MANTISSA_DIGITS - 1;
+        let is_normal = match self.lanes {
+            Float::F32 => (c as f32).is_normal() && (c.recip() as f32).is_normal(),
+            Float::F64 => c.is_normal() && c.recip().is_normal(),
+        };
+        match line.function {
+            "add" => Some((Binary::Add, c)),
+            "sub" => Some((Binary::Sub, c)),
+            "mul" => Some((Binary::Mul, c)),
+            "div" if is_power && is_normal => Some((Binary::Mul, c.recip())),
+            "div" => Some((Binary::Div, c)),
+            _ => None,
+        }
     }
 
     fn unary(&self, b: &mut Builder, line: &Line<'_>, x: Vector) -> Result<(), &'static str> {
@@ -415,6 +438,14 @@ impl Kernel<'_> {
             b.free_vectors(&[t, result]);
         }
         Ok(())
+    }
+}
+
+/// A number as one of this type.
+fn number(of: Float, value: f64) -> f64 {
+    match of {
+        Float::F32 => f64::from(value as f32),
+        Float::F64 => value,
     }
 }
 
