@@ -402,7 +402,8 @@ fn ulps(found: f32, exact: f64) -> f64 {
 #[test]
 fn functions_in_double_precision_are_nearly_exact() {
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
-    let functions: [(&str, fn(f64) -> f64); 5] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(&str, Function); 5] = [
         ("atan", f64::atan),
         ("cos", f64::cos),
         ("log", f64::ln),
@@ -495,6 +496,47 @@ fn powers_are_nearly_exact() {
                 "{x:e}^{z:e} = {y:e}, not {exact:e}, {error} units off"
             );
             assert!(y != 0.0 || y.is_sign_negative() == exact.is_sign_negative());
+        }
+    }
+}
+
+#[test]
+fn whole_powers_of_two_are_exact() {
+    let z: Vec<f32> = (-1000..1000).map(|i| i as f32 / 4.0).collect();
+    let special = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        -0.0,
+        3e38,
+        -3e38,
+        1e-40,
+        -149.5,
+    ];
+    let z: Vec<f32> = z.into_iter().chain(special).collect();
+    for target in targets() {
+        let spec = KernelSpec::Elementwise {
+            body: "pow 2.0 x0".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32)],
+            result: Float::F32,
+            panel: 8,
+            lanes: 8,
+        };
+        let mut y = vec![7.0f32; z.len()];
+        exec(&spec, &target).call(&[z.len() as u64 / 8, ptr_mut(&mut y), ptr(&z)]);
+        for (&z, &y) in z.iter().zip(&y) {
+            let exact = f64::from(z).exp2();
+            let bound = if z.fract() == 0.0 { 0.0 } else { 0.51 };
+            let representable = (-149.0..128.0).contains(&z);
+            let error = ulps(
+                y,
+                if representable {
+                    exact
+                } else {
+                    f64::from(exact as f32)
+                },
+            );
+            assert!(error <= bound, "2^{z:e} = {y:e}, {error} units off");
         }
     }
 }

@@ -47,6 +47,9 @@ enum Form {
     Panels(PanelShape),
 }
 
+/// From elements to sums, and back.
+type Conversions<T> = (fn(T) -> f64, fn(f64) -> T);
+
 /// What a row becomes: an accumulator begins as `start`, takes elements by `add` and other accumulators by `merge`.
 struct Fold<'k, A, Add, Merge, Finish> {
     start: A,
@@ -134,7 +137,7 @@ impl Reduce {
         reads: &Reads<'_>,
         out: &mut [u8],
         workers: &mut Workers<'_, '_>,
-        (widen, round): (fn(T) -> f64, fn(f64) -> T),
+        (widen, round): Conversions<T>,
     ) -> Result<(), Failure> {
         let n = match self.reduction {
             Reduction::Mean => self.n() as f64,

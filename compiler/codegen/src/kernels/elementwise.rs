@@ -406,7 +406,12 @@ impl Kernel<'_> {
             if line.of == Float::F64 {
                 return Err("has a function without a form in f64");
             }
-            math64::pow(b, x, z);
+            if line.arguments[0] == Argument::Number(2.0) {
+                math64::exp2(b, z);
+                b.copy(x, z);
+            } else {
+                math64::pow(b, x, z);
+            }
             return Ok(());
         }
         let op = match line.function {
