@@ -369,14 +369,16 @@ const OF_ELEMENTS: [(&str, &str, Float); 9] = [
     ("reduce_max", "", Float::F64),
 ];
 
-/// Arithmetic operations on numbers of a row, in loops.
+/// Arithmetic operations on numbers; a loop over so many rows counts once, one that begins with a constant as often as that says.
 fn operations(ops: &[Op], vl: usize) -> usize {
-    let of = |op: &Op| match op {
-        Op::Loop { body, .. } => body.iter().map(|op| one(op, vl)).sum(),
-        _ => 0,
-    };
-    fn one(op: &Op, vl: usize) -> usize {
-        match op {
+    let (mut sum, mut count) = (0, 1);
+    for op in ops {
+        sum += match op {
+            Op::Imm { value, .. } => {
+                count = *value as usize;
+                0
+            }
+            Op::Loop { body, .. } => std::mem::replace(&mut count, 1) * operations(body, vl),
             Op::Binary { op, .. } => match op {
                 Binary::Add | Binary::Sub | Binary::Mul | Binary::Div => vl,
                 Binary::Max | Binary::Min => vl,
@@ -386,9 +388,9 @@ fn operations(ops: &[Op], vl: usize) -> usize {
             },
             Op::Fma { .. } | Op::Fnma { .. } | Op::MulAdd { .. } => 2 * vl,
             _ => 0,
-        }
+        };
     }
-    ops.iter().map(of).sum()
+    sum
 }
 
 /// Prints a line for each kernel of [`OF_ELEMENTS`] that the filters let through, on 768 features of 32 tokens.

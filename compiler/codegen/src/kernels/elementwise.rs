@@ -13,12 +13,15 @@
 use lancet_artifact::{Activation, Reach};
 
 use super::{Tile, math, math64};
-use crate::kir::{Binary, Builder, Compare, Float, Operand, Program, Scalar, Unary, Vector, at};
+use crate::kir::{
+    Binary, Builder, Compare, Float, Op, Operand, Program, Scalar, Unary, Vector, at,
+};
 
 /// Operands of the longest argument list.
 const MAX_OPERANDS: usize = 16;
 
 /// A line of a body.
+#[derive(Clone)]
 struct Line<'a> {
     function: &'a str,
     arguments: Vec<Argument>,
@@ -37,10 +40,15 @@ enum Argument {
     Number(f64),
 }
 
+/// Operations of the longest kernel whose rows are unrolled: more leave the cache of instructions.
+const MAX_UNROLLED: usize = 1024;
+
 /// A kernel that is being written.
+#[derive(Clone)]
 struct Kernel<'a> {
     lines: Vec<Line<'a>>,
     operands: &'a [(Reach, Float)],
+    result: Float,
     addresses: Vec<Scalar>,
     /// What the lanes are.
     lanes: Float,
@@ -73,44 +81,25 @@ pub(super) fn program(
             let is_double = in_double(l.function).is_some() || l.function == "pow";
             is_double || l.of == Float::F64 || l.to == Float::F64
         });
-    let mut b = Builder::new(name, tile.vl);
-    let (rows, y) = (b.arg(0), b.arg(1));
     let kernel = Kernel {
-        addresses: (0..operands.len()).map(|i| b.arg(2 + i)).collect(),
         lines,
         operands,
+        result,
+        addresses: Vec::new(),
         lanes: if is_wide { Float::F64 } else { Float::F32 },
     };
-    // Numbers of a vector.
-    let n_lanes = tile.vl * 4 / kernel.lanes.size_bytes();
-    let stride = |float: Float| (tile.panel * float.size_bytes()) as i32;
-    let mut error = None;
-    b.repeat(rows, |b| {
-        for first in (0..tile.lanes).step_by(n_lanes) {
-            match kernel.vector(b, first) {
-                Ok(value) => {
-                    let to = at(y, (first * result.size_bytes()) as i32);
-                    if kernel.lanes == result {
-                        b.store(to, value);
-                    } else {
-                        b.unary(Unary::Narrow, value, value);
-                        b.store_half(to, value);
-                    }
-                    b.free_vector(value);
-                }
-                Err(e) => error = Some(e),
-            }
-        }
-        b.add_imm(y, stride(result));
-        for (&address, &(reach, float)) in kernel.addresses.iter().zip(operands) {
-            match reach {
-                Reach::Panel => b.add_imm(address, stride(float)),
-                Reach::Rows => b.add_imm(address, float.size_bytes() as i32),
-                Reach::Lanes | Reach::One => {}
-            }
-        }
-    });
-    error.map_or_else(|| Ok(b.finish()), Err)
+    let (code, is_long) = kernel.clone().write(&name, tile, Row::Unrolled)?;
+    if is_long {
+        return Ok(kernel.write(&name, tile, Row::Looped)?.0);
+    }
+    Ok(code)
+}
+
+/// How the vectors of a row follow each other.
+#[derive(Clone, Copy, PartialEq)]
+enum Row {
+    Unrolled,
+    Looped,
 }
 
 fn parse<'a>(body: &'a str, operands: &[(Reach, Float)]) -> Result<Vec<Line<'a>>, &'static str> {
@@ -179,6 +168,65 @@ fn is_exact(function: &str) -> bool {
 }
 
 impl Kernel<'_> {
+    /// Writes the kernel, and says whether its rows are long.
+    fn write(mut self, name: &str, tile: &Tile, row: Row) -> Result<(Program, bool), &'static str> {
+        let mut b = Builder::new(name, tile.vl);
+        let (rows, y) = (b.arg(0), b.arg(1));
+        self.addresses = (0..self.operands.len()).map(|i| b.arg(2 + i)).collect();
+        // Numbers of a vector.
+        let n_lanes = tile.vl * 4 / self.lanes.size_bytes();
+        let n_vectors = tile.lanes / n_lanes;
+        let looped = (row == Row::Looped).then(|| b.scalar());
+        let mut error = None;
+        b.repeat(rows, |b| {
+            if let Some(count) = looped {
+                b.imm(count, n_vectors as i64);
+                b.repeat(count, |b| {
+                    error = self.store(b, y, 0).err();
+                    self.advance(b, y, [n_lanes as i32, 0, n_lanes as i32]);
+                });
+            } else {
+                for v in 0..n_vectors {
+                    error = error.or(self.store(b, y, v * n_lanes).err());
+                }
+            }
+            let done = if looped.is_some() { tile.lanes } else { 0 };
+            self.advance(b, y, [(tile.panel - done) as i32, 1, -(done as i32)]);
+        });
+        let program = b.finish();
+        let in_rows = |op: &Op| matches!(op, Op::Loop { body, .. } if MAX_UNROLLED < body.len());
+        let is_long = program.ops.iter().any(in_rows);
+        error.map_or(Ok((program, is_long)), Err)
+    }
+
+    /// Stores the result of the body for the vector of lanes from `first` on.
+    fn store(&self, b: &mut Builder, y: Scalar, first: usize) -> Result<(), &'static str> {
+        let value = self.vector(b, first)?;
+        let to = at(y, (first * self.result.size_bytes()) as i32);
+        if self.lanes == self.result {
+            b.store(to, value);
+        } else {
+            b.unary(Unary::Narrow, value, value);
+            b.store_half(to, value);
+        }
+        b.free_vector(value);
+        Ok(())
+    }
+
+    /// Moves on by so many numbers of panels, of what there is one for each row, and of what is the same for all rows.
+    fn advance(&self, b: &mut Builder, y: Scalar, [panel, rows, lanes]: [i32; 3]) {
+        b.add_imm(y, panel * self.result.size_bytes() as i32);
+        for (&address, &(reach, float)) in self.addresses.iter().zip(self.operands) {
+            let n = match reach {
+                Reach::Panel => panel,
+                Reach::Rows => rows,
+                Reach::Lanes => lanes,
+                Reach::One => 0,
+            };
+            b.add_imm(address, n * float.size_bytes() as i32);
+        }
+    }
+
     /// The result of the body for one vector of lanes from `first` on, in a register that the caller frees.
     fn vector(&self, b: &mut Builder, first: usize) -> Result<Vector, &'static str> {
         let mut results: Vec<Vector> = Vec::new();
