@@ -158,9 +158,10 @@ fn is_test(function: &str) -> bool {
     comparison(function).is_some() || matches!(function, "is_nan" | "not" | "and" | "or")
 }
 
-/// Whether the result is one of the arguments, or as exact as these.
+/// Whether the result has no more bits than the arguments, or is one of f32 lanes.
 fn is_exact(function: &str) -> bool {
     is_test(function)
+        || in_single(function).is_some()
         || matches!(
             function,
             "abs" | "neg" | "sign" | "relu" | "round" | "floor" | "ceil" | "max" | "min" | "where"
@@ -258,7 +259,9 @@ impl Kernel<'_> {
                 None => self.apply(b, line, &registers)?,
             }
             let is_rounded = line.to == Float::F32 && self.lanes == Float::F64;
-            if is_rounded && !is_exact(line.function) {
+            // The store of the last line rounds.
+            let is_last = i + 1 == self.lines.len();
+            if is_rounded && !is_last && !is_exact(line.function) {
                 math::to_single(b, registers[0]);
             }
             let (&result, rest) = registers
