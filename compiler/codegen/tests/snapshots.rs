@@ -233,6 +233,67 @@ fn every_target() {
     }
 }
 
+/// `fuse-elementwise` lets seven results live at once, that of a line among them.
+#[test]
+fn every_function_fits_beside_six_results() {
+    let functions = [
+        "abs",
+        "neg",
+        "sign",
+        "relu",
+        "atan",
+        "ceil",
+        "cos",
+        "erf",
+        "exp",
+        "floor",
+        "log",
+        "reciprocal",
+        "round",
+        "sigmoid",
+        "sin",
+        "softplus",
+        "sqrt",
+        "tanh",
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "quick_gelu",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "min",
+        "max",
+        "pow",
+        "where",
+    ];
+    for function in functions {
+        let mut lines: Vec<String> = (0..6).map(|i| format!("neg x{i}")).collect();
+        lines.push(match function {
+            "where" => "where x0 x1 x2".to_owned(),
+            "add" | "sub" | "mul" | "div" | "min" | "max" | "pow" => format!("{function} x0 x1"),
+            _ => format!("{function} x0"),
+        });
+        lines.extend((0..6).map(|i| format!("add v{i} v{}", i + 6)));
+        for float in [Float::F32, Float::F64] {
+            let mut lines = lines.clone();
+            if float == Float::F64 {
+                lines.push("f64 v12".to_owned());
+            }
+            let spec = KernelSpec::Elementwise {
+                body: lines.join("; "),
+                operands: vec![(Reach::Panel, Float::F32); 6],
+                result: float,
+                panel: 32,
+                lanes: 32,
+            };
+            let kernel = emit(&spec, &CpuFeatures::avx2());
+            assert!(kernel.is_ok(), "{function}: {:?}", kernel.err());
+        }
+    }
+}
+
 #[test]
 fn panels_are_as_wide_as_kernels_take_at_once() {
     let widths = |features: CpuFeatures| FORMATS.map(|f| kernels::panel_width(f, &features));

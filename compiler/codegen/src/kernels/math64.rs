@@ -373,7 +373,7 @@ pub(super) fn pow(b: &mut Builder, x: Vector, y: Vector) {
     both(b, Binary::Mul, power, power, y);
     with(b, Binary::Mul, power, power, LOG2_E);
     exp2(b, power);
-    let [a, t, u] = [(); 3].map(|()| b.vector());
+    let [a, u] = [(); 2].map(|()| b.vector());
     absolute(b, a, x);
     // The logarithm of 1 times infinity.
     replace_with(b, power, (Compare::Eq, a, 1.0), 1.0);
@@ -383,6 +383,7 @@ pub(super) fn pow(b: &mut Builder, x: Vector, y: Vector) {
     with(b, Binary::Mul, a, y, 0.5);
     without_whole(b, a);
     both(b, Binary::Mul, a, a, a);
+    let t = b.vector();
     // Half of an odd number is one half beyond a whole one.
     b.zero(t);
     replace(b, t, (Compare::Eq, a, 0.25), x);
