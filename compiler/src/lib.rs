@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod compile;
+pub mod kernels;
 pub mod lower;
 pub mod onnx;
 pub mod pipeline;

@@ -1,6 +1,6 @@
 //! What runs portably, and what was not raised, model by model: `portable.txt` holds, for each model, the operators that no kernel
 //! runs and how often they stand in its plan, and in parentheses the steps that remain of layers, attention, norms and activations
-//! where no pass knows these. A model may lose some, never gain any.
+//! where no pass knows these, and the steps whose arithmetic of floats is interpreted. A model may lose some, never gain any.
 //!
 //! Models that are drawn here are always compared, those of the shared folder where it is found (beside the clone, or in
 //! `$LANCET_SHARED`). With `INSTA_UPDATE=always` the list is written anew.
@@ -11,8 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lancet::onnx::synth::{BertConfig, write_bert};
-use lancet::{CompileOptions, compile_file};
-use lancet_artifact::{Plan, Step, StepKind};
+use lancet::{CompileOptions, compile_file, kernels};
+use lancet_artifact::{KernelSpec, Layout, Plan, Step, StepKind};
+use lancet_codegen::{CpuFeatures, emit};
 
 /// Portable operators of one model with their counts.
 type Operators = BTreeMap<String, usize>;
@@ -50,11 +51,14 @@ fn portable_operators(model: &Path) -> Operators {
 
 fn count(plan: &Plan, found: &mut Operators) {
     for step in &plan.steps {
-        let name = match &step.kind {
-            StepKind::Portable { operator, .. } => Some(operator.clone()),
-            _ => remains(plan, step).map(|name| format!("({name})")),
+        let names = match &step.kind {
+            StepKind::Portable { operator, .. } => vec![operator.clone()],
+            _ => (remains(plan, step).into_iter())
+                .chain(is_interpreted(plan, step).then_some("interpreted"))
+                .map(|name| format!("({name})"))
+                .collect(),
         };
-        if let Some(name) = name {
+        for name in names {
             *found.entry(name).or_default() += 1;
         }
         for region in step.kind.regions() {
@@ -64,7 +68,7 @@ fn count(plan: &Plan, found: &mut Operators) {
 }
 
 /// What a step is that only parts of a model have which were not raised: products of computed matrices, softmax and sums over features
-/// outside of attention and norms, and arithmetic in double precision, which is that of integers in an activation or a norm.
+/// outside of attention and norms. Sums in panels run beside the elementwise steps of a norm of another kind.
 fn remains(plan: &Plan, step: &Step) -> Option<&'static str> {
     match &step.kind {
         StepKind::MatMul => Some("matmul"),
@@ -72,14 +76,29 @@ fn remains(plan: &Plan, step: &Step) -> Option<&'static str> {
         StepKind::Reduce { axes, .. } => {
             let x = step.inputs.first().copied().flatten()?;
             let x = &plan.values[x as usize];
-            (axes.end as usize == x.shape.len() && 3 <= x.shape.len()).then_some("reduce")
-        }
-        StepKind::Elementwise { body } => {
-            let is_wide = body.iter().any(|line| line.starts_with("f64 "));
-            is_wide.then_some("f64")
+            let over_features = axes.end as usize == x.shape.len() && 3 <= x.shape.len();
+            (over_features && x.layout == Layout::RowMajor).then_some("reduce")
         }
         _ => None,
     }
+}
+
+/// Whether a step computes floats without a kernel, line by line of a body.
+fn is_interpreted(plan: &Plan, step: &Step) -> bool {
+    let n_bodies = match &step.kind {
+        StepKind::Elementwise { .. } => {
+            let result = &plan.values[step.outputs[0] as usize].dtype;
+            usize::from(matches!(result.as_str(), "f32" | "f64"))
+        }
+        StepKind::GeneralizedAttention(p) => p.stages.iter().filter(|s| !s.is_empty()).count(),
+        _ => 0,
+    };
+    let specs = kernels::of_step(plan, step);
+    let emitted = specs.iter().filter(|spec| {
+        let is_body = matches!(spec, KernelSpec::Elementwise { .. });
+        is_body && emit(spec, &CpuFeatures::avx2()).is_ok()
+    });
+    emitted.count() < n_bodies
 }
 
 fn print(models: &BTreeMap<String, Operators>) -> String {

@@ -29,8 +29,8 @@
 //! Preconditions: an operator moves to panels where a kernel for it exists: `linear` on a packed weight, `layer_norm` over the
 //! last axis with constant parameters, `scaled_dot_product_attention`, `embedding_lookup` of f32 tables; and, where an operand
 //! is in panels already, activations, `round`, views that keep the features, `add`, `sub`, `mul`, `div`, `max` and `min` of two values of one
-//! shape or by one number for each feature, or one number, and `elementwise` of these and of one number for each token. The
-//! same holds for integers: `integer_linear` on a packed weight, the quantizations to bytes, by one scale, that only such
+//! shape or by one number for each feature, or one number, `elementwise` of these, of numbers in f64, and of one number for each
+//! token, and sums, means and extremes over all features. The same holds for integers: `integer_linear` on a packed weight, the quantizations to bytes, by one scale, that only such
 //! layers read, sums and products of `i32`, and their conversion to `f32`. Everything else stays row-major, with a remark
 //! where a linear layer does; conversions stand only where the two meet.
 //!
@@ -39,12 +39,13 @@
 //! Source: token panels are described in `compiler/docs/kernels.md`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use lancet_ir::{Graph, Layout, NodeId, Op, TensorType, Value};
-use lancet_ops::{DType, Operator};
+use lancet_ops::{DType, Operator, Tensor};
 
 use crate::rewrite::node_error;
-use crate::vector::as_vector;
+use crate::vector::{as_vector, constant_name};
 use crate::{Changed, Pass, PassContext, PassError};
 
 /// The pass.
@@ -71,7 +72,7 @@ impl Pass for AssignLayout {
         for node in graph.order() {
             let normal = match by_features(graph, node)? {
                 Some(operands) => Some(operands.to_vec()),
-                None => by_features_of_body(graph, node)?,
+                None => by_features_of_body(graph, node),
             };
             if let Some(operands) = normal {
                 for (i, value) in operands.into_iter().enumerate() {
@@ -187,34 +188,37 @@ fn by_features(graph: &mut Graph, node: NodeId) -> Result<Option<[Value; 2]>, Pa
 
 /// Operands of an `elementwise` in panels, constants that are the same for all tokens with one number for each feature; `None`
 /// if it is none, or nothing changes.
-fn by_features_of_body(graph: &mut Graph, node: NodeId) -> Result<Option<Vec<Value>>, PassError> {
+fn by_features_of_body(graph: &mut Graph, node: NodeId) -> Option<Vec<Value>> {
     if graph.op(node).operator() != Some(Operator::Elementwise) {
-        return Ok(None);
+        return None;
     }
     let ty = graph.ty(Value { node, result: 0 }).clone();
     let mut operands: Vec<Value> = graph.operands(node).into_iter().flatten().collect();
     let in_panels = |v: &Value| graph.ty(*v).layout == Layout::Panels;
-    let k = ty.shape.last().and_then(lancet_ir::Dim::as_fixed);
-    let Some(k) = k.and_then(|k| usize::try_from(k).ok()) else {
-        return Ok(None);
-    };
+    let k = ty.shape.last().and_then(lancet_ir::Dim::as_fixed)?;
+    let k = usize::try_from(k).ok()?;
     if !fits(&ty) || !operands.iter().any(in_panels) {
-        return Ok(None);
+        return None;
     }
     let mut changed = false;
     for operand in &mut operands {
-        let shape = graph.shape(*operand);
-        let leading = shape.split_last().map_or(&[][..], |(_, rest)| rest);
-        let repeated = 2 <= shape.len() && leading.iter().all(|d| d.as_fixed() == Some(1));
-        if repeated
-            && graph.constant(*operand).is_some()
-            && let Some(vector) = as_vector(graph, *operand, k)?
-        {
-            *operand = vector;
+        let ones = |dims: &[lancet_ir::Dim]| dims.iter().all(|d| d.as_fixed() == Some(1));
+        let is_vector = match graph.shape(*operand) {
+            [leading @ .., last] => {
+                !leading.is_empty() && ones(leading) && last.as_fixed() == Some(k as i64)
+            }
+            [] => false,
+        };
+        if is_vector && let Some(tensor) = graph.constant(*operand) {
+            let Some(vector) = Tensor::clone(tensor).reshaped(vec![k]) else {
+                continue;
+            };
+            let name = constant_name(graph, *operand);
+            *operand = graph.add_const(&name, Arc::new(vector));
             changed = true;
         }
     }
-    Ok(changed.then_some(operands))
+    changed.then_some(operands)
 }
 
 /// True if the type is `f32` and can lie in panels.
@@ -354,13 +358,14 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
         }
         Op::Apply(Operator::Elementwise, _) => {
             let wants = (0..operands.len()).map(|i| {
-                let t = ty(i).filter(|t| t.dtype == DType::F32)?;
+                let t = ty(i).filter(|t| matches!(t.dtype, DType::F32 | DType::F64))?;
+                let is_f32 = t.dtype == DType::F32;
                 let (last, leading) = t.shape.split_last().unzip();
                 let tokens = leading == result.shape.split_last().map(|(_, rest)| rest)
                     && last.is_some_and(|d| d.as_fixed() == Some(1));
                 let one = t.shape.iter().all(|d| d.as_fixed() == Some(1));
                 let features = t.shape.as_slice() == std::slice::from_ref(result.shape.last()?);
-                if t.shape == result.shape || (tokens && !one) {
+                if is_f32 && (t.shape == result.shape || (tokens && !one)) {
                     Some(Wants::Panels)
                 } else {
                     (one || features).then_some(Wants::RowMajor)
@@ -370,6 +375,20 @@ fn in_panels(graph: &Graph, node: NodeId, operands: &[Option<Value>]) -> Option<
             let any = (0..operands.len())
                 .any(|i| panels(i) && ty(i).is_some_and(|t| t.shape == result.shape));
             any.then_some(wants)
+        }
+        Op::Apply(
+            Operator::ReduceSum
+            | Operator::ReduceMean
+            | Operator::ReduceMax
+            | Operator::ReduceMin
+            | Operator::ReduceL2,
+            a,
+        ) => {
+            let axes = graph.constant(operands.get(1).copied().flatten()?)?;
+            let last = ty(0)?.rank() as i64 - 1;
+            let over_features = matches!(axes.as_slice::<i64>()?, &[a] if a == -1 || a == last);
+            let keeps = a.int_or("keepdims", 1) != 0 && result.rank() == ty(0)?.rank();
+            (panels(0) && over_features && keeps).then(|| vec![Wants::Panels, Wants::RowMajor])
         }
         Op::Apply(Operator::Swish, a) => {
             let known = matches!(a.float_or("alpha", 1.0), 1.0 | 1.702);

@@ -4,7 +4,8 @@
 //! only if both agree; the figure is the median of `2 * non-zeros * tokens / time / peak`.
 //!
 //! `cargo bench -p lancet-runtime --bench kernels -- [--json] [--quick] [--grid] [--fit] [filter]...`; a filter is a part of
-//! a line's first columns, such as `unstructured`, `768x768` or `t128`. Integers differ in how their magnitudes are spread, and with
+//! a line's first columns, such as `unstructured`, `768x768` or `t128`; `elements` are the kernels that compute functions of elements
+//! or reduce them; their operations are those of the kernel, in f64 half as many for an instruction. Integers differ in how their magnitudes are spread, and with
 //! that in how many fit in a bin: `normal15` and `normal40` by their standard deviation, `uniform`, and `ends`, which are all +-127.
 //!
 //! The last columns hold the time that the cost model predicts against the measured one, and the last line says how many
@@ -18,9 +19,10 @@
 mod exec;
 
 use exec::Exec;
+use lancet_artifact::{Float, Reach, Reduction};
 use lancet_codegen::formats::{PackedMatrix, in_byte_rows, pack, pack_integer, stored_format_of};
-use lancet_codegen::kir::Builder;
-use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, lower};
+use lancet_codegen::kir::{Binary, Builder, Op};
+use lancet_codegen::{Arithmetic, CpuFeatures, KernelSpec, WeightFormat, emit, kernels, lower};
 use lancet_passes::analysis::cost::{self, Constants, Kernel, Matrix, Sample};
 use lancet_passes::analysis::sparsity::SparsityPattern;
 
@@ -321,11 +323,17 @@ fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (
             bias.ptr(),
         )
     };
+    let flops = 2.0 * m.nnz as f64 * case.tokens as f64;
+    let (gflops, share) = sample(go, flops, probe, quick);
+    (gflops, share, m.nnz as f64 / m.nnz_stored as f64)
+}
+
+/// Median GFLOP/s and median share of peak of what `go` does, so many operations.
+fn sample(go: impl Fn(), flops: f64, probe: &Probe, quick: bool) -> (f64, f64) {
     go();
     let t = exec::cpu_time();
     go();
     let inner = ((1.5e-3 / (exec::cpu_time() - t)) as usize).max(1);
-    let flops = 2.0 * m.nnz as f64 * case.tokens as f64;
     let mut samples = Vec::new();
     let wanted = if quick { 7 } else { 21 };
     for _ in 0..wanted * 8 {
@@ -345,11 +353,110 @@ fn measure(case: &Case, features: &CpuFeatures, probe: &Probe, quick: bool) -> (
         }
     }
     samples.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let middle = samples
-        .get(samples.len() / 2)
-        .copied()
-        .unwrap_or((f64::NAN, f64::NAN));
-    (middle.0, middle.1, m.nnz as f64 / m.nnz_stored as f64)
+    let middle = samples.get(samples.len() / 2).copied();
+    middle.unwrap_or((f64::NAN, f64::NAN))
+}
+
+/// Kernels over the elements of a panel, by the lines that they compute or the function that they reduce by.
+const OF_ELEMENTS: [(&str, &str, Float); 9] = [
+    ("scale", "mul x0 x1; add v0 x1; relu v1", Float::F32),
+    ("gelu", "gelu x0", Float::F32),
+    (
+        "requantize",
+        "f64 x0; mul v0 x1; div v1 256; round v2; f32 v3; max v4 -128; min v5 127; mul v6 0.01",
+        Float::F64,
+    ),
+    ("atan", "atan x0", Float::F32),
+    ("sin", "sin x0", Float::F32),
+    ("log", "log x0", Float::F32),
+    ("pow", "pow 2.0 x0", Float::F32),
+    ("reduce_sum", "", Float::F32),
+    ("reduce_max", "", Float::F64),
+];
+
+/// Arithmetic operations on numbers; a loop over so many rows counts once, one that begins with a constant as often as that says.
+fn operations(ops: &[Op], vl: usize) -> usize {
+    let (mut sum, mut count) = (0, 1);
+    for op in ops {
+        sum += match op {
+            Op::Imm { value, .. } => {
+                count = *value as usize;
+                0
+            }
+            Op::Loop { body, .. } => std::mem::replace(&mut count, 1) * operations(body, vl),
+            Op::Binary { op, .. } => match op {
+                Binary::Add | Binary::Sub | Binary::Mul | Binary::Div => vl,
+                Binary::Max | Binary::Min => vl,
+                Binary::Add64 | Binary::Sub64 | Binary::Mul64 | Binary::Div64 => vl / 2,
+                Binary::Max64 | Binary::Min64 => vl / 2,
+                _ => 0,
+            },
+            Op::Fma { .. } | Op::Fnma { .. } | Op::MulAdd { .. } => 2 * vl,
+            _ => 0,
+        };
+    }
+    sum
+}
+
+/// Prints a line for each kernel of [`OF_ELEMENTS`] that the filters let through, on 768 features of 32 tokens.
+fn measure_elements(
+    filters: &[&String],
+    features: &CpuFeatures,
+    probe: &Probe,
+    (quick, json): (bool, bool),
+) {
+    const FEATURES: usize = 768;
+    const TOKENS: usize = 32;
+    let mut rng = Rng(SEED);
+    let words = 2 * FEATURES * TOKENS;
+    let [mut x, mut by_row, y] = [words, 2 * FEATURES, words].map(Buffer::new);
+    for v in x.data.iter_mut().chain(&mut by_row.data) {
+        *v = rng.unit() + 0.5;
+    }
+    for (name, body, float) in OF_ELEMENTS {
+        let label = ["elements", name, "768x32"];
+        let kinds = |f: &str| f.split(',').any(|f| label.contains(&f));
+        if !filters.iter().all(|f| kinds(f)) {
+            continue;
+        }
+        let (panel, lanes) = (TOKENS as u32, TOKENS as u32);
+        let spec = match name.parse::<Reduction>() {
+            Ok(reduction) => KernelSpec::Reduce {
+                reduction,
+                float,
+                lanes,
+            },
+            Err(_) => KernelSpec::Elementwise {
+                body: body.to_owned(),
+                operands: vec![(Reach::Panel, Float::F32), (Reach::Rows, float)],
+                result: Float::F32,
+                panel,
+                lanes,
+            },
+        };
+        let exec = Exec::new(&emit(&spec, features).unwrap().code);
+        let stride = (TOKENS * float.size_bytes()) as u64;
+        let args = match spec {
+            KernelSpec::Reduce { .. } => [FEATURES as u64, x.ptr(), stride, y.ptr()],
+            _ => [FEATURES as u64, y.ptr(), x.ptr(), by_row.ptr()],
+        };
+        let program = kernels::build(&spec, features).unwrap();
+        let n = operations(&program.ops, program.vl) * FEATURES;
+        let (gflops, share) = sample(|| exec.call(&args), n as f64, probe, quick);
+        if json {
+            println!(
+                "{{\"kernel\":\"{name}\",\"features\":{FEATURES},\"tokens\":{TOKENS},\"gflops\":{gflops:.2},\"share_of_peak\":{share:.4}}}"
+            );
+        } else {
+            println!(
+                "{name:<16} {:>8} {:>9} {:>6} {TOKENS:>6} {gflops:>9.1} {:>7.1}",
+                "-",
+                format!("{FEATURES}x{TOKENS}"),
+                "-",
+                share * 100.0
+            );
+        }
+    }
 }
 
 fn main() {
@@ -471,6 +578,10 @@ fn main() {
                 }
             }
         }
+    }
+    if !is_grid {
+        let how = (flag("--quick"), flag("--json"));
+        measure_elements(&filters, &features, &probe, how);
     }
     if !flag("--json") {
         println!("predicted within 15 %: {n_predicted} of {n_measured}");

@@ -194,12 +194,23 @@ pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), Str
         }
         StepKind::Reduce { reduction, axes } => {
             cx.counts(1, 1)?;
+            let (x, out) = (cx.input(0)?, cx.output());
+            if cx.is_in_panels(out) {
+                let rank = cx.rank(x);
+                cx.panels(x)?;
+                cx.features(out, 1)?;
+                cx.ranks(&[rank])?;
+                if axes.start as usize + 1 != rank || axes.end as usize != rank {
+                    return Err(format!("dimensions {axes:?} of {rank} in panels"));
+                }
+                return Ok(());
+            }
             cx.row_major_alike()?;
-            let dtype = cx.dtype(cx.output());
+            let dtype = cx.dtype(out);
             if !reduction.takes(dtype.name()) {
                 return Err(format!("{reduction} of {dtype}"));
             }
-            let (before, after) = (cx.rank(cx.input(0)?), cx.rank(cx.output()));
+            let (before, after) = (cx.rank(x), cx.rank(out));
             if axes.is_empty() || before < axes.end as usize {
                 return Err(format!("dimensions {axes:?} of {before}"));
             }
@@ -348,7 +359,7 @@ impl Operands<'_> {
                 self.name(out)
             ));
         }
-        if self.values[out].layout == Layout::RowMajor {
+        if !self.is_in_panels(out) {
             for v in operands {
                 self.row_major(v)?;
                 if self.rank(v) > self.rank(out) {
@@ -362,11 +373,15 @@ impl Operands<'_> {
         }
         let k = self.panels(out)?;
         for v in operands {
-            if self.values[v].layout == Layout::RowMajor {
-                self.row_major_f32(v)?;
-                let n: Option<usize> = self.fixed_shape(v).map(|s| s.iter().product());
-                if n != Some(1) {
-                    self.vector(v, k)?;
+            if !self.is_in_panels(v) {
+                let shape = self.fixed_shape(v).unwrap_or_default();
+                let is_one = self.fixed_shape(v).is_some() && shape.iter().product::<usize>() == 1;
+                let is_float = matches!(self.dtype(v), DType::F32 | DType::F64);
+                if !is_float || !(is_one || shape == [k]) {
+                    return Err(format!(
+                        "{}: expected one float, or {k} of them",
+                        self.name(v)
+                    ));
                 }
             } else {
                 if self.panels(v)? != 1 {

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use lancet_artifact::{
-    Arithmetic, Extent, KernelSpec, MatrixDesc, Reach, RowBlock, Vertical, VerticalOp,
-    VerticalOperand, WeightFormat,
+    Arithmetic, Extent, Float, KernelSpec, MatrixDesc, Reach, Reduction, RowBlock, Vertical,
+    VerticalOp, VerticalOperand, WeightFormat,
 };
 use lancet_codegen::formats::{self, FormatError};
 pub(crate) use lancet_codegen::kernels::attention::{QUERIES, ROWS};
@@ -367,8 +367,8 @@ impl Kernel {
     ///
     /// # Panics
     /// If the sizes are not those of this kernel.
-    pub(crate) fn elementwise(&self, operands: &[&[f32]], y: &mut [f32]) {
-        let of = |x: &&[f32]| (x.as_ptr() as u64, x.len());
+    pub(crate) fn elementwise(&self, operands: &[&[u8]], y: &mut [u8]) {
+        let of = |x: &&[u8]| (x.as_ptr() as u64, x.len());
         // SAFETY: these are slices.
         unsafe { self.elementwise_of(operands.iter().map(of), y) }
     }
@@ -377,8 +377,8 @@ impl Kernel {
     ///
     /// # Panics
     /// As [`elementwise`](Kernel::elementwise).
-    pub(crate) fn elementwise_in_place(&self, others: &[&[f32]], y: &mut [f32]) {
-        let of = |x: &[f32]| (x.as_ptr() as u64, x.len());
+    pub(crate) fn elementwise_in_place(&self, others: &[&[u8]], y: &mut [u8]) {
+        let of = |x: &[u8]| (x.as_ptr() as u64, x.len());
         let operands = std::iter::once(of(y)).chain(others.iter().map(|x| of(x)));
         // SAFETY: these are slices; kernels may write over an operand.
         unsafe { self.elementwise_of(operands, y) }
@@ -387,34 +387,78 @@ impl Kernel {
     /// Calls the kernel of a function of elements.
     ///
     /// # Safety
-    /// Each operand is an address and how many floats may be read there.
-    unsafe fn elementwise_of(&self, operands: impl Iterator<Item = (u64, usize)>, y: &mut [f32]) {
+    /// Each operand is an address and how many bytes may be read there.
+    unsafe fn elementwise_of(&self, operands: impl Iterator<Item = (u64, usize)>, y: &mut [u8]) {
         const MAX: usize = crate::steps::elementwise::MAX_OPERANDS;
-        let KernelSpec::Elementwise { reach, panel, .. } = &self.spec else {
+        let KernelSpec::Elementwise {
+            operands: wanted,
+            result,
+            panel,
+            ..
+        } = &self.spec
+        else {
             panic!("{} is no function of elements", self.name);
         };
         let panel = *panel as usize;
-        let rows = y.len() / panel;
-        let needed = |reach: &Reach| match reach {
-            Reach::Panel => rows * panel,
-            Reach::Rows => rows,
-            Reach::Lanes => panel,
-            Reach::One => 1,
+        let rows = y.len() / (panel * result.size_bytes());
+        let needed = |(reach, float): &(Reach, Float)| {
+            let n = match reach {
+                Reach::Panel => rows * panel,
+                Reach::Rows => rows,
+                Reach::Lanes => panel,
+                Reach::One => 1,
+            };
+            n * float.size_bytes()
         };
         let mut args = [0u64; MAX + 2];
         args[0] = rows as u64;
         args[1] = y.as_mut_ptr() as u64;
         let mut n = 0;
         for (address, len) in operands {
-            let fits = reach.get(n).is_some_and(|r| needed(r) <= len);
+            let fits = wanted.get(n).is_some_and(|w| needed(w) <= len);
             assert!(fits && n < MAX, "{}: sizes do not fit", self.name);
             args[2 + n] = address;
             n += 1;
         }
-        assert!(n == reach.len(), "{}: {n} operands", self.name);
-        // SAFETY: the kernel writes `rows` rows of `panel` floats of y and reads of each operand what its reach says, which was
+        assert!(n == wanted.len(), "{}: {n} operands", self.name);
+        // SAFETY: the kernel writes `rows` rows of `panel` numbers of y and reads of each operand what its reach says, which was
         // just checked.
         unsafe { self.call(&args[..n + 2]) }
+    }
+
+    /// Reduces columns of x: `rows` rows of as many lanes as the kernel has, `stride` bytes from one to the next.
+    ///
+    /// # Panics
+    /// If the sizes are not those of this kernel.
+    pub(crate) fn reduce(&self, x: &[u8], rows: usize, stride: usize, y: &mut [u8]) {
+        let KernelSpec::Reduce {
+            reduction,
+            float,
+            lanes,
+        } = self.spec
+        else {
+            panic!("{} is no reduction", self.name);
+        };
+        let size = match reduction {
+            Reduction::Max | Reduction::Min => float.size_bytes(),
+            Reduction::Sum | Reduction::Mean | Reduction::L2 => size_of::<f64>(),
+        };
+        let lanes = lanes as usize;
+        let read = (rows.checked_sub(1)).map_or(0, |n| n * stride + lanes * float.size_bytes());
+        assert!(
+            read <= x.len() && lanes * size <= y.len(),
+            "{}: sizes do not fit",
+            self.name
+        );
+        let args = [
+            rows as u64,
+            x.as_ptr() as u64,
+            stride as u64,
+            y.as_mut_ptr() as u64,
+        ];
+        // SAFETY: the kernel reads `lanes` numbers of each of `rows` rows of x and writes as many accumulators, which was just
+        // checked.
+        unsafe { self.call(&args) }
     }
 
     /// The sum of `rows` into lane `lane` of a panel `y[k][panel]`.

@@ -135,6 +135,168 @@ fn every_function_of_every_type() {
     }
 }
 
+/// Numbers at the edges of both types of floats, none of them a NaN with a payload.
+fn edges(dtype: DType, shape: &[usize], seed: usize) -> Tensor {
+    const SINGLE: [f32; 24] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        3.000_000_2,
+        1e-45,
+        -1e-40,
+        1.17e-38,
+        0.1,
+        -0.3,
+        127.49,
+        8_388_607.5,
+        -8_388_609.0,
+        16_777_217.0,
+        3.4e38,
+        -3.4e38,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+    const DOUBLE: [f64; 12] = [
+        5e-324,
+        -1e-310,
+        1e-46,
+        4e38,
+        -1e300,
+        4_503_599_627_370_495.5,
+        -4_503_599_627_370_497.0,
+        0.1,
+        1.000_000_059_604_644_8,
+        1e16,
+        -7.5,
+        1_786_225_889.0,
+    ];
+    let n: usize = shape.iter().product();
+    let place = |i: usize| (i * 7 + i / 24 + seed * 5) % 24;
+    let data = match dtype {
+        DType::F64 => Data::F64(
+            (0..n)
+                .map(|i| match i % 3 {
+                    0 => DOUBLE[place(i) % 12],
+                    _ => f64::from(SINGLE[place(i)]),
+                })
+                .collect(),
+        ),
+        DType::F32 => Data::F32((0..n).map(|i| SINGLE[place(i)]).collect()),
+        DType::I64 => Data::I64((0..n).map(|i| (i as i64 - 40) << (place(i) * 2)).collect()),
+        DType::I32 => Data::I32((0..n).map(|i| (i as i32 - 40) << place(i)).collect()),
+        _ => Data::Bool((0..n).map(|i| place(i) % 3 == 0).collect()),
+    };
+    Tensor::try_new(shape.to_vec(), data).expect("as many")
+}
+
+/// Bodies with values in double precision, of operands `a` in `f32`, `b` in `f64`, `c` of booleans and `i` of integers: kernels
+/// and interpreter give the bits of the operators.
+#[test]
+fn bodies_in_double_precision_are_exact() {
+    const BODIES: &[&str] = &[
+        "f64 x0; add v0 x1",
+        "f64 x0; sub v0 x1",
+        "f64 x0; mul v0 x1",
+        "f64 x0; div x1 v0",
+        "f64 x0; max v0 x1",
+        "f64 x0; min v0 x1",
+        "f64 x0; max v0 0; min x1 v1",
+        "f64 x0; max -0.0 v0; min x1 v1; max v2 -3",
+        "f32 x1; add v0 x0",
+        "f32 x1; sub v0 x0",
+        "f32 x1; mul v0 x0",
+        "f32 x1; div v0 x0",
+        "f32 x1; sqrt v0; add v1 x0",
+        "f32 x1; reciprocal v0; max v1 x0",
+        "abs x1; sqrt v0; f64 x0; div v1 v2",
+        "neg x1; round v0; f64 x0; add v1 v2",
+        "floor x1; ceil x1; sub v0 v1; f64 x0; mul v2 v3",
+        "round x0; floor x0; ceil x0; sub v1 v2; mul v0 v3; f64 v4; sign x1; mul v5 v6",
+        "reciprocal x1; relu v0; f64 x0; sub v2 v1",
+        "f64 x0; less v0 x1; f64 v1; greater_or_equal v0 x1; f64 v3; sub v2 v4",
+        "f64 x0; equal v0 x1; where v1 1 0; f64 v2",
+        "f64 x0; less_or_equal v0 x1; greater v0 x1; xor v1 v2; not v3; and v4 x2; or v5 x2; f32 v6",
+        "where x2 x0 -1.5; f64 v0; where x2 v1 x1; is_nan v2; f64 v3; add v2 v4",
+        "f64 x0; mul v0 1186225889.0; div v1 256.0; round v2; f32 v3; max v4 -32768; min v5 32767; mul v6 3.051851e-10",
+        "f64 x3; add v0 x1; f32 x3; mul v2 x0; f64 v3; sub v1 v4",
+        "f64 x0; mul v0 v0; mul v1 v1; mul v2 v2",
+        "div x1 3; div v0 1024; f64 x0; div v2 -0.5; add v1 v3; div v4 1e-320; div v5 inf; sub v6 0.1",
+        "div x0 2e-39; div v0 8.507059e37; div v1 1.7014118e38; f64 v2; div x1 v3",
+        "equal x3 -17; where v0 x0 -1.5",
+        "less x3 2147483646; greater_or_equal 2147483647 x3; and v0 v1; where v2 x0 2",
+    ];
+    let shape: &[usize] = &[5, 71];
+    for body in BODIES {
+        let body: Vec<&str> = body.split("; ").collect();
+        let parsed = lancet_ops::elementwise::Body::parse(&body).expect("a body");
+        for integer in [DType::I64, DType::I32] {
+            for of_b in [shape, &[71], &[5, 1], &[1]] {
+                let dtypes = [DType::F32, DType::F64, DType::Bool, integer];
+                let shapes = [shape, of_b, &[5, 1], shape];
+                let mut net = Net::default();
+                let mut inputs = Vec::new();
+                let mut values = Vec::new();
+                for (i, name) in ["a", "b", "c", "i"].into_iter().enumerate() {
+                    values.push(Some(net.input(name, dtypes[i].name(), &dims(shapes[i]))));
+                    inputs.push((name, edges(dtypes[i], shapes[i], i)));
+                }
+                let result = parsed.types(&dtypes).expect("of these types").pop();
+                let result = result.expect("a line").1;
+                let y = net.step(
+                    elementwise(&body),
+                    &values,
+                    &dims(shape),
+                    Layout::RowMajor,
+                    meaning(&body, &values),
+                );
+                net.plan.values[y as usize].dtype = result.name().to_owned();
+                net.output("y", y);
+                exact(&net, &inputs, &format!("{body:?} b {of_b:?}"));
+            }
+        }
+    }
+}
+
+/// Runs `net` by kernels and without: the bits are those of what it means, but for what a NaN carries.
+fn exact(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) {
+    let expected = net.reference(inputs);
+    for kernels in [Kernels::Portable, Kernels::Emitted] {
+        let options = ModelOptions {
+            threads: Some(2),
+            kernels,
+            ..ModelOptions::default()
+        };
+        let model =
+            Model::from_parts(net.plan.clone(), &net.weights, &options).expect("a valid plan");
+        let mut session = Session::new(&model);
+        session.set_tracing(true);
+        let found = session.run(&views(inputs)).expect("runs");
+        for ((_, found), expected) in found.iter().zip(&expected) {
+            assert_eq!(found.dtype(), expected.dtype(), "{what}");
+            let (f, e) = (found.view().to_f64_vec(), expected.view().to_f64_vec());
+            for (i, (f, e)) in f.iter().zip(&e).enumerate() {
+                let same = f.to_bits() == e.to_bits() || (f.is_nan() && e.is_nan());
+                assert!(
+                    same,
+                    "{what}, {kernels:?}, element {i}: {f:e}, expected {e:e}"
+                );
+            }
+        }
+        let interpreted = (session.trace().iter()).any(|t| t.kernel.starts_with("interpreted"));
+        if kernels == Kernels::Portable || cfg!(all(feature = "jit", target_arch = "x86_64")) {
+            let expected = kernels == Kernels::Portable;
+            assert_eq!(interpreted, expected, "{what}, {kernels:?}");
+        }
+    }
+}
+
 #[test]
 fn conversions_between_all_types() {
     let shape: &[usize] = &[7, 11];
@@ -189,6 +351,49 @@ fn panels_with_features_tokens_and_numbers() {
             ("t", tensor(DType::F32, &[tokens, 1], 2)),
         ];
         compare(&net, &inputs, &format!("{tokens} tokens"));
+    }
+}
+
+#[test]
+fn panels_in_double_precision() {
+    for tokens in [1, 9, 33, 100] {
+        let mut net = Net::default();
+        let k = 21;
+        let (x, t) = (
+            net.input("a", "f32", &dims(&[tokens, k])),
+            net.input("t", "f32", &dims(&[tokens, 1])),
+        );
+        let operands = [
+            Some(net.same(StepKind::ToPanels, x, Layout::Panels)),
+            Some(net.same(StepKind::ToPanels, t, Layout::Panels)),
+            Some(net.input("b", "f64", &dims(&[k]))),
+            Some(net.input("o", "f64", &dims(&[1, 1]))),
+        ];
+        let body = [
+            "f64 x0",
+            "mul v0 x2",
+            "f64 x1",
+            "add v1 v2",
+            "round v3",
+            "div v4 x3",
+            "f32 v5",
+        ];
+        let y = net.step(
+            elementwise(&body),
+            &operands,
+            &dims(&[tokens, k]),
+            Layout::Panels,
+            meaning(&body, &operands),
+        );
+        let y = net.same(StepKind::FromPanels, y, Layout::RowMajor);
+        net.output("y", y);
+        let inputs = [
+            ("a", edges(DType::F32, &[tokens, k], 1)),
+            ("t", edges(DType::F32, &[tokens, 1], 2)),
+            ("b", edges(DType::F64, &[k], 3)),
+            ("o", tensor(DType::F64, &[1, 1], 3)),
+        ];
+        exact(&net, &inputs, &format!("{tokens} tokens"));
     }
 }
 

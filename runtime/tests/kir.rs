@@ -347,6 +347,173 @@ fn converts_and_selects() {
     }
 }
 
+const C: [f64; 8] = [
+    1.5,
+    -0.0,
+    f64::NAN,
+    1e300,
+    f64::INFINITY,
+    1.0 + f64::EPSILON,
+    -3e-310,
+    1e-46,
+];
+const D: [f64; 8] = [-2.25, 0.0, 1.0, 1e10, 3.0, 2.0, 7.0, f64::NAN];
+
+/// As [`check`], of vectors of f64.
+fn check_doubles(
+    what: &str,
+    body: impl Fn(&mut Builder, Vector, Vector, Vector),
+    want: impl Fn(f64, f64) -> f64,
+) {
+    for form in forms(&[4, 8, 16]) {
+        let (machine, features, vl) = form;
+        let mut b = Builder::new("test", vl);
+        let [pa, pb, po] = [0, 1, 2].map(|i| b.arg(i));
+        let count = b.scalar();
+        b.imm(count, (16 / vl) as i64);
+        let [va, vb, out] = [b.vector(), b.vector(), b.vector()];
+        b.repeat(count, |b| {
+            b.load(va, at(pa, 0));
+            b.load(vb, at(pb, 0));
+            body(b, va, vb, out);
+            b.store(at(po, 0), out);
+            for p in [pa, pb, po] {
+                b.add_imm(p, b.vector_bytes());
+            }
+        });
+        let code = lower(&b.finish(), &features).unwrap();
+        let mut got = [0f64; 8];
+        Kernel::new(&code, machine).call(&[address(&C), address(&D), address_mut(&mut got)]);
+        for i in 0..8 {
+            let want = want(C[i], D[i]);
+            assert!(
+                got[i].to_bits() == want.to_bits() || got[i].is_nan() && want.is_nan(),
+                "{what} {form:?} lane {i}: {} op {} = {}, not {want}",
+                C[i],
+                D[i],
+                got[i]
+            );
+        }
+    }
+}
+
+#[test]
+fn doubles() {
+    for (op, f) in [
+        (Binary::Add64, (|x, y| x + y) as fn(f64, f64) -> f64),
+        (Binary::Sub64, |x, y| x - y),
+        (Binary::Mul64, |x, y| x * y),
+        (Binary::Div64, |x, y| x / y),
+        (Binary::Max64, |x, y| if x > y { x } else { y }),
+        (Binary::Min64, |x, y| if x < y { x } else { y }),
+        (Binary::IntAdd64, |x, y| {
+            f64::from_bits(x.to_bits().wrapping_add(y.to_bits()))
+        }),
+    ] {
+        check_doubles(&format!("{op:?}"), |b, x, y, o| b.binary(op, o, x, y), f);
+    }
+    check_doubles(
+        "constants",
+        |b, x, _, o| {
+            b.constant64(o, 0.1);
+            b.binary(Binary::Mul64, o, o, x);
+            b.binary(Binary::Add64, o, o, Operand::number(Float::F64, 0.3));
+        },
+        |x, _| 0.1 * x + 0.3,
+    );
+    check_doubles(
+        "sqrt64",
+        |b, x, _, o| b.unary(Unary::Sqrt64, o, x),
+        |x, _| x.sqrt(),
+    );
+    check_doubles(
+        "shl64",
+        |b, x, _, o| b.shift(Shift::Left64, o, x, 52),
+        |x, _| f64::from_bits(x.to_bits() << 52),
+    );
+    check_doubles(
+        "shr64",
+        |b, x, _, o| b.shift(Shift::RightLogical64, o, x, 41),
+        |x, _| f64::from_bits(x.to_bits() >> 41),
+    );
+    check_doubles(
+        "narrow and widen",
+        |b, x, _, o| {
+            b.unary(Unary::Narrow, o, x);
+            b.unary(Unary::Widen, o, o);
+        },
+        |x, _| f64::from(x as f32),
+    );
+    for (cmp, f) in [
+        (Compare::Eq, (|x, y| x == y) as fn(f64, f64) -> bool),
+        (Compare::Ne, |x, y| x != y),
+        (Compare::Lt, |x, y| x < y),
+        (Compare::Le, |x, y| x <= y),
+        (Compare::Unordered, |x, y| x.is_nan() || y.is_nan()),
+    ] {
+        check_doubles(
+            "select",
+            |b, x, y, o| b.select_of(Float::F64, o, (cmp, x, y), x, y),
+            |x, y| if f(x, y) { x } else { y },
+        );
+    }
+}
+
+/// Halves of vectors from and to memory, and what narrowing leaves in the upper half.
+#[test]
+fn halves() {
+    for (machine, features, vl) in forms(&[4, 8, 16]) {
+        let mut b = Builder::new("halves", vl);
+        let [pa, pc, po] = [0, 1, 2].map(|i| b.arg(i));
+        let v = b.vector();
+        let row = 64;
+        b.load_half(v, at(pa, 0));
+        b.store(at(po, 0), v);
+        b.unary(Unary::Widen, v, v);
+        b.store(at(po, row), v);
+        b.load(v, at(pc, 0));
+        b.unary(Unary::Narrow, v, v);
+        b.store(at(po, 2 * row), v);
+        b.store_half(at(po, 3 * row), v);
+        b.broadcast64(v, at(pc, 8));
+        b.store(at(po, 4 * row), v);
+        let code = lower(&b.finish(), &features).unwrap();
+        let mut out = [7u32; 80];
+        Kernel::new(&code, machine).call(&[address(&A), address(&C), address_mut(&mut out)]);
+        let half = vl / 2;
+        let singles = |x: &[f32]| -> Vec<u32> { x.iter().map(|v| v.to_bits()).collect() };
+        let doubles = |x: &[f64]| -> Vec<u32> {
+            let halves = |v: &f64| [v.to_bits() as u32, (v.to_bits() >> 32) as u32];
+            x.iter().flat_map(halves).collect()
+        };
+        let with_zeros = |mut x: Vec<u32>| {
+            x.resize(vl, 0);
+            x
+        };
+        let narrowed: Vec<f32> = C.iter().map(|&v| v as f32).collect();
+        let wide: Vec<f64> = A.iter().map(|&v| f64::from(v)).collect();
+        let what = format!("{machine:?} {vl}");
+        assert_eq!(out[..vl], with_zeros(singles(&A[..half])), "{what}");
+        assert_eq!(out[16..16 + vl], doubles(&wide[..half]), "{what}");
+        let expected = with_zeros(singles(&narrowed[..half]));
+        let same =
+            |a: &u32, b: &u32| a == b || f32::from_bits(*a).is_nan() && f32::from_bits(*b).is_nan();
+        assert!(
+            out[32..].iter().zip(&expected).all(|(a, b)| same(a, b)),
+            "{what}"
+        );
+        assert!(
+            out[48..]
+                .iter()
+                .zip(&expected[..half])
+                .all(|(a, b)| same(a, b)),
+            "{what}"
+        );
+        assert_eq!(out[48 + half..64], [7; 16][half..], "{what}");
+        assert_eq!(out[64..64 + vl], doubles(&[C[1]; 8])[..vl], "{what}");
+    }
+}
+
 #[test]
 fn memory_and_splats() {
     for (machine, features, vl) in forms(&[4, 8]) {

@@ -4,7 +4,7 @@ mod net;
 
 use std::ops::Range;
 
-use lancet_artifact::{Dim, Layout, Plan, Reduction, StepKind};
+use lancet_artifact::{Dim, Layout, Plan, Reduction, StepKind, Storage};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Tensor};
 use lancet_runtime::{Kernels, Model, ModelOptions, Session};
 use net::{Net, views};
@@ -39,11 +39,13 @@ fn close(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) {
     }
 }
 
-/// Runs with one thread and with several, which must give the same bits.
+/// Runs with one thread and with several, by kernels and without, which must give the same bits.
 fn run(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) -> Tensor {
-    let found = [1, 3].map(|threads| {
+    let ways = KERNELS.map(|kernels| [1, 3].map(|threads| (kernels, threads)));
+    let mut found = ways.as_flattened().iter().map(|&(kernels, threads)| {
         let options = ModelOptions {
             threads: Some(threads),
+            kernels,
             ..ModelOptions::default()
         };
         let model =
@@ -51,12 +53,11 @@ fn run(net: &Net, inputs: &[(&'static str, Tensor)], what: &str) -> Tensor {
         let mut found = Session::new(&model).run(&views(inputs)).expect("runs");
         found.remove(0).1
     });
-    assert_eq!(
-        format!("{:?}", found[0]),
-        format!("{:?}", found[1]),
-        "{what}"
-    );
-    found.into_iter().next().expect("two results")
+    let first = found.next().expect("there are ways");
+    for other in found {
+        assert_eq!(format!("{first:?}"), format!("{other:?}"), "{what}");
+    }
+    first
 }
 
 fn dims(shape: &[usize]) -> Vec<Dim> {
@@ -185,27 +186,105 @@ const REDUCED: [(&[usize], Range<u32>); 14] = [
     (&[2, 3, 0], 1..2),
 ];
 
+const FLOATS: [&str; 2] = ["f32", "f64"];
+
+fn floats(dtype: &str, shape: &[usize], values: &[f32]) -> Tensor {
+    match dtype {
+        "f64" => Tensor::new(
+            shape,
+            values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(),
+        ),
+        _ => Tensor::new(shape, values.to_vec()),
+    }
+}
+
+#[test]
+fn reductions_of_what_is_no_number() {
+    for (shape, axes) in [(&[40, 29][..], 1..2), (&[29, 47], 0..1), (&[3, 1], 1..2)] {
+        for (r, dtype) in Reduction::ALL
+            .into_iter()
+            .flat_map(|r| FLOATS.map(|d| (r, d)))
+        {
+            let net = reduction(r, dtype, shape, &axes, false);
+            let n = shape.iter().product();
+            let value = |i: usize| match i * 13 % 101 {
+                0 => f32::NAN,
+                1 => f32::INFINITY,
+                2 => f32::NEG_INFINITY,
+                3..=50 => -0.0,
+                _ => 0.0,
+            };
+            let values: Vec<f32> = (0..n).map(value).collect();
+            let inputs = [("x", floats(dtype, shape, &values))];
+            let what = format!("{r} of {dtype}{shape:?} over {axes:?}");
+            let (found, expected) = (run(&net, &inputs, &what), net.reference(&inputs).remove(0));
+            let (found, expected) = (found.view().to_f64_vec(), expected.view().to_f64_vec());
+            for (f, e) in found.iter().zip(&expected) {
+                assert!(f == e || (f.is_nan() && e.is_nan()), "{what}: {f}, {e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn reductions_of_panels() {
+    for tokens in [1, 9, 17, 33, 100] {
+        for features in [1, 2, 70] {
+            for r in Reduction::ALL {
+                let mut net = Net::default();
+                let x = net.input("x", "f32", &dims(&[tokens, features]));
+                let panels = net.same(StepKind::ToPanels, x, Layout::Panels);
+                let axes = net.meant(Tensor::new([1], vec![-1i64]));
+                let op = Operator::from_text(r.name()).expect("an operator");
+                let y = net.step(
+                    StepKind::Reduce {
+                        reduction: r,
+                        axes: 1..2,
+                    },
+                    &[Some(panels)],
+                    &dims(&[tokens, 1]),
+                    Layout::Panels,
+                    (op, Attributes::new(), vec![Some(panels), Some(axes)]),
+                );
+                let y = net.same(StepKind::FromPanels, y, Layout::RowMajor);
+                net.output("y", y);
+                let values = net.random(tokens * features);
+                let inputs = [("x", Tensor::new([tokens, features], values))];
+                let what = format!("{r} of {features} features of {tokens} tokens");
+                run(&net, &inputs, &what);
+                close(&net, &inputs, &what);
+            }
+        }
+    }
+}
+
 #[test]
 fn reductions_of_floats() {
     for (shape, axes) in REDUCED {
         for keepdims in [false, true] {
-            for r in Reduction::ALL {
-                let mut net = reduction(r, "f32", shape, &axes, keepdims);
+            for (r, dtype) in Reduction::ALL
+                .into_iter()
+                .flat_map(|r| FLOATS.map(|d| (r, d)))
+            {
+                let mut net = reduction(r, dtype, shape, &axes, keepdims);
                 let n = shape.iter().product();
                 // Sums that only a wide accumulator keeps.
                 let large = |(i, v): (usize, f32)| if i % 7 == 3 { 1e6 * v } else { v };
                 let values: Vec<f32> = net.random(n).into_iter().enumerate().map(large).collect();
-                let inputs = [("x", Tensor::new(shape, values))];
-                let what = format!("{r} of {shape:?} over {axes:?}, keepdims {keepdims}");
+                let inputs = [("x", floats(dtype, shape, &values))];
+                let what = format!("{r} of {dtype}{shape:?} over {axes:?}, keepdims {keepdims}");
                 let (found, expected) =
                     (run(&net, &inputs, &what), net.reference(&inputs).remove(0));
                 assert_eq!(found.shape(), expected.shape(), "{what}");
-                let both = (found.as_slice::<f32>(), expected.as_slice::<f32>());
-                let (Some(found), Some(expected)) = both else {
-                    panic!("{what}: not of f32");
+                assert_eq!(found.dtype(), expected.dtype(), "{what}");
+                // Sums of f64 depend on their order.
+                let error = match dtype {
+                    "f32" => f64::from(f32::EPSILON),
+                    _ => 1e-10,
                 };
-                for (f, e) in found.iter().zip(expected) {
-                    let near = (f - e).abs() <= f32::EPSILON * e.abs();
+                let (found, expected) = (found.view().to_f64_vec(), expected.view().to_f64_vec());
+                for (f, e) in found.iter().zip(&expected) {
+                    let near = (f - e).abs() <= error * e.abs();
                     assert!(
                         near || f == e || (f.is_nan() && e.is_nan()),
                         "{what}: {f}, expected {e}"
@@ -312,9 +391,31 @@ fn reductions_that_make_no_sense_are_refused() {
     );
     refused(
         &|p| p.values[1].layout = Layout::Panels,
-        "expected a row-major value",
+        "expected token panels of f32",
     );
     refused(&|p| p.steps[0].inputs.clear(), "inputs");
+    let in_panels = |axes: Range<u32>, features: i64| {
+        move |plan: &mut Plan| {
+            let (axes, mut panels) = (axes.clone(), plan.values[0].clone());
+            panels.layout = Layout::Panels;
+            panels.storage = Storage::Slot;
+            plan.values.push(panels);
+            plan.values[1].layout = Layout::Panels;
+            plan.values[1].shape.push(Dim::fixed(features));
+            plan.steps[0].kind = StepKind::Reduce {
+                reduction: Reduction::Mean,
+                axes,
+            };
+            plan.steps[0].inputs = vec![Some(2)];
+            let mut to_panels = plan.steps[0].clone();
+            to_panels.kind = StepKind::ToPanels;
+            (to_panels.inputs, to_panels.outputs) = (vec![Some(0)], vec![2]);
+            plan.steps.insert(0, to_panels);
+        }
+    };
+    refused(&in_panels(1..2, 1), "dimensions 1..2 of 3 in panels");
+    refused(&in_panels(1..3, 1), "dimensions 1..3 of 3 in panels");
+    refused(&in_panels(2..3, 4), "expected 1 features");
 }
 
 /// A plan of one transposition of input `x`.

@@ -1,7 +1,7 @@
 //! Epilogues, layer norm and attention kernels against their meaning in f64, on every machine that can be reached.
 mod machine;
 
-use lancet_artifact::{Activation, Reach};
+use lancet_artifact::{Activation, Float, Reach};
 use lancet_codegen::kernels::attention::{QUERIES, ROWS};
 use lancet_codegen::kernels::attention_tile::{HEIGHTS, KEYS, PARAMETERS, heights};
 use lancet_codegen::{CpuFeatures, KernelSpec, emit};
@@ -309,7 +309,8 @@ fn functions_of_elements_are_exact() {
                 let n_operands = if body.contains("x1") { 2 } else { 1 };
                 let spec = KernelSpec::Elementwise {
                     body: body.to_owned(),
-                    reach: vec![Reach::Panel; n_operands],
+                    operands: vec![(Reach::Panel, Float::F32); n_operands],
+                    result: Float::F32,
                     panel: panel as u32,
                     lanes: lanes as u32,
                 };
@@ -347,7 +348,10 @@ fn operands_of_every_reach() {
             let mut y = vec![7.0f32; rows * panel];
             let spec = KernelSpec::Elementwise {
                 body: "mul x0 x1; add v0 x2; sub v1 x3".to_owned(),
-                reach: vec![Reach::Panel, Reach::Rows, Reach::Lanes, Reach::One],
+                operands: [Reach::Panel, Reach::Rows, Reach::Lanes, Reach::One]
+                    .map(|r| (r, Float::F32))
+                    .to_vec(),
+                result: Float::F32,
                 panel: panel as u32,
                 lanes: lanes as u32,
             };
@@ -361,6 +365,242 @@ fn operands_of_every_reach() {
                     7.0
                 };
                 assert_eq!(y, want, "{panel}/{lanes}, element {i}");
+            }
+        }
+    }
+}
+
+/// Every 4099th number of f32, and those with few digits.
+fn sweep() -> Vec<f32> {
+    let mut x: Vec<f32> = (0..=u32::MAX).step_by(4099).map(f32::from_bits).collect();
+    x.extend((-2000..2000).map(|i| i as f32 / 8.0));
+    x.extend([
+        0.0,
+        -0.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MIN_POSITIVE,
+    ]);
+    // Close to multiples of pi / 2, where little remains.
+    x.extend((1..5000).map(|i| (f64::from(i) * std::f64::consts::FRAC_PI_2) as f32));
+    x.extend([16_367_173.0 * 2f32.powi(72), 11.0, 52174.0, 1.059_406_3e21]);
+    x
+}
+
+/// Units in the last place of f32 from what is exact.
+fn ulps(found: f32, exact: f64) -> f64 {
+    if f64::from(found) == exact || found.is_nan() && exact.is_nan() {
+        return 0.0;
+    }
+    let rounded = exact as f32;
+    if !rounded.is_finite() {
+        return if found == rounded { 0.0 } else { f64::INFINITY };
+    }
+    let unit = f64::from(f32::from_bits(
+        (rounded.abs().to_bits()).max(1 << 23) & 0x7f80_0000,
+    ));
+    (f64::from(found) - exact).abs() / (unit * f64::from(f32::EPSILON))
+}
+
+#[test]
+fn functions_in_double_precision_are_nearly_exact() {
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    type Function = fn(f64) -> f64;
+    let functions: [(&str, Function); 5] = [
+        ("atan", f64::atan),
+        ("cos", f64::cos),
+        ("log", f64::ln),
+        ("sin", f64::sin),
+        ("softplus", softplus),
+    ];
+    let x = sweep();
+    let few: Vec<f32> = x.iter().copied().step_by(97).collect();
+    for target in targets() {
+        let x = if target.0 == Machine::Native {
+            &x
+        } else {
+            &few
+        };
+        let n = x.len() / 32 * 32;
+        for (function, f) in functions {
+            let spec = KernelSpec::Elementwise {
+                body: format!("{function} x0"),
+                operands: vec![(Reach::Panel, Float::F32)],
+                result: Float::F32,
+                panel: 32,
+                lanes: 32,
+            };
+            let mut y = vec![7.0f32; n];
+            exec(&spec, &target).call(&[n as u64 / 32, ptr_mut(&mut y), ptr(x)]);
+            for (&x, &y) in x.iter().zip(&y) {
+                let error = ulps(y, f(f64::from(x)));
+                assert!(
+                    error <= 0.51,
+                    "{function}({x:e}) = {y:e}, {error} units off"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn powers_are_nearly_exact() {
+    let of: Vec<f32> = sweep().into_iter().step_by(30_011).collect();
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -2.0,
+        0.5,
+        -0.5,
+        3.0,
+        -3.0,
+        1.5,
+        1e-40,
+        1e30,
+        16_777_217.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        0.999_999_9,
+        1.000_000_1,
+        127.0,
+        -149.0,
+        30.0,
+    ];
+    let bases: Vec<f32> = special.iter().copied().chain(of.iter().copied()).collect();
+    let pairs: Vec<(f32, f32)> = (bases.iter())
+        .flat_map(|&x| bases.iter().map(move |&y| (x, y)))
+        .chain(
+            bases
+                .iter()
+                .flat_map(|&x| (-40..40).map(move |y| (x.abs(), y as f32 / 7.0))),
+        )
+        .collect();
+    let n = pairs.len() / 8 * 8;
+    let (x, z): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
+    for target in targets() {
+        let spec = KernelSpec::Elementwise {
+            body: "pow x0 x1".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32); 2],
+            result: Float::F32,
+            panel: 8,
+            lanes: 8,
+        };
+        let mut y = vec![7.0f32; n];
+        exec(&spec, &target).call(&[n as u64 / 8, ptr_mut(&mut y), ptr(&x), ptr(&z)]);
+        for ((&x, &z), &y) in x.iter().zip(&z).zip(&y) {
+            let exact = f64::from(x).powf(f64::from(z));
+            let error = ulps(y, exact);
+            assert!(
+                error <= 0.51,
+                "{x:e}^{z:e} = {y:e}, not {exact:e}, {error} units off"
+            );
+            assert!(y != 0.0 || y.is_sign_negative() == exact.is_sign_negative());
+        }
+    }
+}
+
+#[test]
+fn whole_powers_of_two_are_exact() {
+    let z: Vec<f32> = (-1000..1000).map(|i| i as f32 / 4.0).collect();
+    let special = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        -0.0,
+        3e38,
+        -3e38,
+        1e-40,
+        -149.5,
+    ];
+    let z: Vec<f32> = z.into_iter().chain(special).collect();
+    for target in targets() {
+        let spec = KernelSpec::Elementwise {
+            body: "pow 2.0 x0".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32)],
+            result: Float::F32,
+            panel: 8,
+            lanes: 8,
+        };
+        let mut y = vec![7.0f32; z.len()];
+        exec(&spec, &target).call(&[z.len() as u64 / 8, ptr_mut(&mut y), ptr(&z)]);
+        for (&z, &y) in z.iter().zip(&y) {
+            let exact = f64::from(z).exp2();
+            let bound = if z.fract() == 0.0 { 0.0 } else { 0.51 };
+            let representable = (-149.0..128.0).contains(&z);
+            let error = ulps(
+                y,
+                if representable {
+                    exact
+                } else {
+                    f64::from(exact as f32)
+                },
+            );
+            assert!(error <= bound, "2^{z:e} = {y:e}, {error} units off");
+        }
+    }
+}
+
+#[test]
+fn operands_of_both_types_of_floats() {
+    for target in targets() {
+        for (panel, lanes) in [(8, 8), (16, 16), (32, 24)] {
+            let rows = 5;
+            let doubles = |n, seed| -> Vec<f64> {
+                let v = values(n, seed).into_iter().map(f64::from);
+                v.map(|v| v / 3.0).collect()
+            };
+            let (x, by_lane) = (values(rows * panel, 1), values(panel, 3));
+            let (z, by_row, one) = (doubles(rows * panel, 5), doubles(rows, 2), doubles(1, 4));
+            let operands = [ptr(&x), ptr(&by_row), ptr(&by_lane), ptr(&one), ptr(&z)];
+            let spec = |body: &str, result| KernelSpec::Elementwise {
+                body: body.to_owned(),
+                operands: vec![
+                    (Reach::Panel, Float::F32),
+                    (Reach::Rows, Float::F64),
+                    (Reach::Lanes, Float::F32),
+                    (Reach::One, Float::F64),
+                    (Reach::Panel, Float::F64),
+                ],
+                result,
+                panel: panel as u32,
+                lanes: lanes as u32,
+            };
+            let (mut y, mut narrow) = (vec![7.0f64; rows * panel], vec![7.0f32; rows * panel]);
+            let body = "mul x0 x2; f64 v0; add v1 x1; div v2 x3; sub v3 x4";
+            let narrowed = format!("{body}; f32 v4; tanh v5; max v6 -0.5");
+            let mut args = vec![rows as u64, ptr_mut(&mut y)];
+            args.extend(operands);
+            exec(&spec(body, Float::F64), &target).call(&args);
+            args[1] = ptr_mut(&mut narrow);
+            exec(&spec(&narrowed, Float::F32), &target).call(&args);
+            // Too long to be unrolled.
+            let mut long = vec![7.0f32; rows * panel];
+            let body =
+                format!("{narrowed}; sin v7; log v8; pow 1.5 v9; cos v8; mul v10 v11; add v12 x0");
+            args[1] = ptr_mut(&mut long);
+            exec(&spec(&body, Float::F32), &target).call(&args);
+            let last = |i: usize| {
+                let sin = f64::from(narrow[i]).sin();
+                sin.cos() * 1.5f64.powf(sin.ln()) + f64::from(x[i])
+            };
+            for i in 0..rows * panel {
+                let (row, lane) = (i / panel, i % panel);
+                let product = f64::from(x[i] * by_lane[lane]);
+                let want = (product + by_row[row]) / one[0] - z[i];
+                let (want, tanh) = match lane < lanes {
+                    true => (want, f64::from(want as f32).tanh().max(-0.5)),
+                    false => (7.0, 7.0),
+                };
+                assert_eq!(y[i], want, "{panel}/{lanes}, element {i}");
+                let error = (f64::from(narrow[i]) - tanh).abs();
+                assert!(error <= 4e-7, "{panel}/{lanes}, element {i}: {}", narrow[i]);
+                let (found, want) = (f64::from(long[i]), if lane < lanes { last(i) } else { 7.0 });
+                let close = (found - want).abs() <= 1e-6 || found.is_nan() && want.is_nan();
+                assert!(close, "{panel}/{lanes}, element {i}: {found}, want {want}");
             }
         }
     }

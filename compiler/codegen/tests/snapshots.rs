@@ -1,7 +1,8 @@
 //! The text of every kind of kernel: kernel IR at 256 bits, Cranelift IR, and machine code.
 
 use lancet_artifact::{
-    Activation, Binary, Element, Extent, Reach, Vertical, VerticalOp, VerticalOperand,
+    Activation, Binary, Element, Extent, Float, Reach, Reduction, Vertical, VerticalOp,
+    VerticalOperand,
 };
 use lancet_codegen::{
     Arithmetic, CallingConvention, Code, CpuFeatures, Isa, KernelSpec, WeightFormat, disassemble,
@@ -70,7 +71,15 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         },
         KernelSpec::Elementwise {
             body: "mul x0 x1; relu v0".to_owned(),
-            reach: vec![Reach::Panel, Reach::Rows],
+            operands: vec![(Reach::Panel, Float::F32), (Reach::Rows, Float::F32)],
+            result: Float::F32,
+            panel,
+            lanes,
+        },
+        KernelSpec::Elementwise {
+            body: "f64 x0; mul v0 x1; round v1; f32 v2; max v3 -128".to_owned(),
+            operands: vec![(Reach::Panel, Float::F32), (Reach::Rows, Float::F64)],
+            result: Float::F32,
             panel,
             lanes,
         },
@@ -96,6 +105,16 @@ fn specs(panel: u32, lanes: u32) -> Vec<KernelSpec> {
         KernelSpec::Vertical {
             vertical: requantize(),
             panel,
+            lanes,
+        },
+        KernelSpec::Reduce {
+            reduction: Reduction::Sum,
+            float: Float::F32,
+            lanes,
+        },
+        KernelSpec::Reduce {
+            reduction: Reduction::Max,
+            float: Float::F64,
             lanes,
         },
         KernelSpec::EmbeddingSum { tables: 3, panel },
@@ -221,6 +240,67 @@ fn every_target() {
     assert!(emit(&specs(8, 8)[0], &CpuFeatures::baseline(Isa::Riscv64)).is_err());
     for (panel, lanes) in [(12, 8), (8, 16), (16, 4), (32, 0)] {
         assert!(emit(&specs(panel, lanes)[0], &CpuFeatures::avx2()).is_err());
+    }
+}
+
+/// `fuse-elementwise` lets seven results live at once, that of a line among them.
+#[test]
+fn every_function_fits_beside_six_results() {
+    let functions = [
+        "abs",
+        "neg",
+        "sign",
+        "relu",
+        "atan",
+        "ceil",
+        "cos",
+        "erf",
+        "exp",
+        "floor",
+        "log",
+        "reciprocal",
+        "round",
+        "sigmoid",
+        "sin",
+        "softplus",
+        "sqrt",
+        "tanh",
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "quick_gelu",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "min",
+        "max",
+        "pow",
+        "where",
+    ];
+    for function in functions {
+        let mut lines: Vec<String> = (0..6).map(|i| format!("neg x{i}")).collect();
+        lines.push(match function {
+            "where" => "where x0 x1 x2".to_owned(),
+            "add" | "sub" | "mul" | "div" | "min" | "max" | "pow" => format!("{function} x0 x1"),
+            _ => format!("{function} x0"),
+        });
+        lines.extend((0..6).map(|i| format!("add v{i} v{}", i + 6)));
+        for float in [Float::F32, Float::F64] {
+            let mut lines = lines.clone();
+            if float == Float::F64 {
+                lines.push("f64 v12".to_owned());
+            }
+            let spec = KernelSpec::Elementwise {
+                body: lines.join("; "),
+                operands: vec![(Reach::Panel, Float::F32); 6],
+                result: float,
+                panel: 32,
+                lanes: 32,
+            };
+            let kernel = emit(&spec, &CpuFeatures::avx2());
+            assert!(kernel.is_ok(), "{function}: {:?}", kernel.err());
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! `lancet dump`: a model at one stage, as text on stdout.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use lancet::onnx::{self, ImportOptions};
-use lancet::{CompileOptions, Model, ModelOptions};
+use lancet::{CompileOptions, Model, ModelOptions, kernels};
 
-use lancet_artifact::{Activation, KernelSpec, Layout, Plan, Reach, Step, StepKind, ValueDesc};
-use lancet_codegen::{CpuFeatures, Isa, formats};
+use lancet_artifact::KernelSpec;
+use lancet_codegen::{CpuFeatures, Isa};
 
 use super::{Failure, Kind, model, print};
 
@@ -27,8 +26,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match args.stage.as_str() {
         "plan" => print(format_args!("{:#?}", load(args)?.plan())),
-        "clif" => kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64)),
-        "asm" => kernels(&load(args)?, &CpuFeatures::avx2()),
+        "clif" => print_kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64)),
+        "asm" => print_kernels(&load(args)?, &CpuFeatures::avx2()),
         _ => graph(args),
     }
 }
@@ -79,8 +78,8 @@ fn graph(args: &Args) -> Result<(), Failure> {
 }
 
 /// Prints each kernel that the plan's steps use, for full panels of 32 tokens.
-fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
-    for spec in specs(model.plan()) {
+fn print_kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
+    for spec in kernels::of_plan(model.plan()) {
         let kernel = match lancet_codegen::emit(&spec, features) {
             Ok(kernel) => kernel,
             // Its steps are interpreted.
@@ -94,129 +93,4 @@ fn kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
-}
-
-/// Kernels of the plan's steps for full panels, in the order of the specs.
-fn specs(plan: &Plan) -> BTreeSet<KernelSpec> {
-    const PANEL: u32 = 32;
-    let (panel, lanes) = (PANEL, PANEL);
-    let mut found = BTreeSet::new();
-    for step in &plan.steps {
-        match &step.kind {
-            StepKind::Linear { matrix, activation } => {
-                let format = plan.matrices[*matrix as usize].format;
-                found.insert(KernelSpec::Matmul {
-                    format,
-                    panel,
-                    lanes,
-                });
-                let residual = step.inputs.get(2).copied().flatten().is_some();
-                if residual || *activation != Activation::None {
-                    found.insert(KernelSpec::Epilogue {
-                        activation: *activation,
-                        residual,
-                        panel,
-                        lanes,
-                    });
-                }
-            }
-            StepKind::IntegerLinear { matrix, tail } => {
-                let matrix = &plan.matrices[*matrix as usize];
-                let stored = (matrix.format, matrix.arithmetic);
-                found.insert(KernelSpec::matmul(stored, panel, lanes));
-                if formats::in_byte_rows(matrix.format) {
-                    found.insert(KernelSpec::ByteRows { panel, lanes });
-                }
-                found.extend(tail.clone().map(|vertical| KernelSpec::Vertical {
-                    vertical,
-                    panel,
-                    lanes,
-                }));
-            }
-            StepKind::Vertical(vertical) => {
-                found.insert(KernelSpec::Vertical {
-                    vertical: vertical.clone(),
-                    panel,
-                    lanes,
-                });
-            }
-            StepKind::RmsNorm { .. } => {
-                found.insert(KernelSpec::RmsNorm { panel, lanes });
-            }
-            StepKind::LayerNorm { .. } => {
-                found.insert(KernelSpec::LayerNorm { panel, lanes });
-            }
-            StepKind::Attention(p) | StepKind::PackedAttention(p) => {
-                let biases = step.inputs.get(4..).unwrap_or(&[]);
-                if matches!(step.kind, StepKind::Attention(_)) && biases.iter().any(Option::is_some)
-                {
-                    found.extend([KernelSpec::AttentionProduct, KernelSpec::AttentionSoftmax]);
-                } else {
-                    let rounds = p.rounding.map(|r| r.is_some());
-                    found.insert(KernelSpec::AttentionTile { rounds });
-                }
-            }
-            StepKind::Elementwise { body } => {
-                let out = &plan.values[step.outputs[0] as usize];
-                found.insert(elementwise(plan, step, out, body, panel, lanes));
-            }
-            StepKind::EmbeddingLookup { .. } => {
-                let tables = step.inputs.len() as u32 / 2;
-                found.insert(KernelSpec::EmbeddingSum { tables, panel });
-            }
-            // What the bodies of generalized attention are specialised on is known with the sizes of a request.
-            StepKind::MatMul | StepKind::GeneralizedAttention(_) => {
-                found.insert(KernelSpec::AttentionProduct);
-            }
-            StepKind::Softmax { .. } => {
-                found.insert(KernelSpec::AttentionSoftmax);
-            }
-            StepKind::If { .. } | StepKind::Loop { .. } => {
-                found.extend(step.kind.regions().into_iter().flat_map(specs));
-            }
-            StepKind::Portable { .. }
-            | StepKind::Dims(_)
-            | StepKind::View
-            | StepKind::Broadcast
-            | StepKind::Range
-            | StepKind::Quantize
-            | StepKind::RangeScale
-            | StepKind::RangeZeroPoint
-            | StepKind::ToPanels
-            | StepKind::FromPanels
-            | StepKind::Reduce { .. }
-            | StepKind::Transpose { .. }
-            | StepKind::Slice { .. }
-            | StepKind::Concat { .. }
-            | StepKind::Pad { .. } => {}
-        }
-    }
-    found
-}
-
-/// The kernel of an elementwise step; a body that has none is left out when it is emitted.
-fn elementwise(
-    plan: &Plan,
-    step: &Step,
-    out: &ValueDesc,
-    body: &[String],
-    panel: u32,
-    lanes: u32,
-) -> KernelSpec {
-    let reach = |v: u32| {
-        let value = &plan.values[v as usize];
-        let one = value.shape.iter().all(|d| d.as_fixed() == Some(1));
-        match (value.layout, out.layout) {
-            (Layout::RowMajor, _) if one => Reach::One,
-            (Layout::RowMajor, Layout::Panels) => Reach::Rows,
-            (Layout::Panels, _) if value.shape.last() != out.shape.last() => Reach::Lanes,
-            _ => Reach::Panel,
-        }
-    };
-    KernelSpec::Elementwise {
-        body: body.join("; "),
-        reach: step.inputs.iter().flatten().map(|&v| reach(v)).collect(),
-        panel,
-        lanes,
-    }
 }

@@ -342,6 +342,17 @@ fn panels(
                 over_queries: over_queries(attributes),
             })
         }
+        Operator::ReduceSum
+        | Operator::ReduceMean
+        | Operator::ReduceMax
+        | Operator::ReduceMin
+        | Operator::ReduceL2 => {
+            let Some(kind) = reduction(graph, node, op, attributes) else {
+                return Err(unsupported(graph, node, "has no kernel for token panels"));
+            };
+            let operands = operands[..1].to_vec();
+            return Ok(Selected::Step { kind, operands });
+        }
         Operator::PackedAttention => StepKind::PackedAttention(attention(attributes)),
         Operator::RMSNormalization => StepKind::RmsNorm {
             epsilon: attributes.float_or("epsilon", 1e-5),

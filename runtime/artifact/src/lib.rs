@@ -29,7 +29,7 @@ pub use plan::{
     Plan, Port, RowBlock, Step, StepKind, Storage, ValueDesc,
 };
 pub use reduction::{Reduction, UnknownReduction};
-pub use spec::{Arithmetic, KernelSpec, Reach, WeightFormat};
+pub use spec::{Arithmetic, Float, KernelSpec, Reach, WeightFormat};
 pub use validate::ALIGNMENT;
 pub use vertical::{Element, Extent, Vertical, VerticalOp, VerticalOperand};
 pub use weights::Weights;

@@ -251,8 +251,8 @@ pub enum StepKind {
     /// A function of each element: one or more operands, which broadcast to the shape of the output.
     ///
     /// Row-major operands of type `f32`, `f64`, `i64`, `i32` or `bool`, and an output that is row-major too; or an output in
-    /// panels of `k` features, and `f32` operands that are panels of the same shape, panels of one feature for the same
-    /// tokens, row-major `f32[k]`, or one number.
+    /// panels of `k` features, and operands that are panels of the same shape, panels of one feature for the same tokens, a
+    /// row-major vector of `k` numbers in `f32` or `f64`, or one number.
     Elementwise {
         /// Lines of a body as `lancet_ops::elementwise` reads them.
         body: Vec<String>,
@@ -266,8 +266,8 @@ pub enum StepKind {
     Quantize,
     /// Softmax over a dimension, row-major `f32`.
     Softmax { axis: u32 },
-    /// What dimensions that follow each other become together: row-major `f32`, or `i32` and `i64` for sums and extremes. They are
-    /// ones in the output, or left out.
+    /// What dimensions that follow each other become together: row-major `f32` or `f64`, or `i32` and `i64` for sums and extremes.
+    /// They are ones in the output, or left out. Or the features of panels of `f32`, which become one feature of panels.
     Reduce {
         reduction: Reduction,
         axes: Range<u32>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A function of all elements of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reduction {
     Sum,
     Mean,
@@ -39,9 +39,9 @@ impl Reduction {
     pub fn takes(self, dtype: &str) -> bool {
         match self {
             Reduction::Sum | Reduction::Max | Reduction::Min => {
-                matches!(dtype, "f32" | "i32" | "i64")
+                matches!(dtype, "f32" | "f64" | "i32" | "i64")
             }
-            Reduction::Mean | Reduction::L2 => dtype == "f32",
+            Reduction::Mean | Reduction::L2 => matches!(dtype, "f32" | "f64"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Activation, Vertical};
+use crate::{Activation, Reduction, Vertical};
 
 /// How a packed weight `w[n, k]` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,11 +103,19 @@ pub enum KernelSpec {
     },
     /// The function that `body` writes, of operands over rows of one panel.
     Elementwise {
-        /// Lines of a body, one behind the other, parted by `;`. All values are f32; booleans are 0 and 1.
+        /// Lines of a body, one behind the other, parted by `;`. All values are floats; booleans are 0 and 1.
         body: String,
         /// Each operand's.
-        reach: Vec<Reach>,
+        operands: Vec<(Reach, Float)>,
+        result: Float,
         panel: u32,
+        lanes: u32,
+    },
+    /// A sum of elements, or of their squares, or the greatest or least, of each of `lanes` columns; a mean is a sum.
+    Reduce {
+        reduction: Reduction,
+        float: Float,
+        /// A multiple of 8, at most 32.
         lanes: u32,
     },
     /// The sum of a row of each of `tables` embedding tables, into one token of a panel.
@@ -145,6 +153,31 @@ impl KernelSpec {
                 panel,
                 lanes,
             },
+        }
+    }
+}
+
+/// A type of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Float {
+    F32,
+    F64,
+}
+
+impl Float {
+    /// The name of the element type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Float::F32 => "f32",
+            Float::F64 => "f64",
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Float::F32 => 4,
+            Float::F64 => 8,
         }
     }
 }

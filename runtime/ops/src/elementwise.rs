@@ -408,6 +408,42 @@ impl Body {
     }
 }
 
+/// As what a kernel takes the operands of a body, and gives its result: `f32` or `f64`. `None` if it holds values that are neither
+/// and no booleans, which are 0 and 1. Integers are converted as they are read, so that they can be converted to floats or compared
+/// with a number.
+pub fn floats(body: &Body, operands: &[DType]) -> Option<(Vec<DType>, DType)> {
+    let types = body.types(operands).ok()?;
+    let is_integer = |d: DType| matches!(d, DType::I64 | DType::I32);
+    let is_known = |d: DType| matches!(d, DType::F32 | DType::F64 | DType::Bool);
+    let is_operand = |a: &Argument| matches!(*a, Argument::Operand(x) if holds(operands[x]));
+    // A whole number of both types of integers, and of `f64`.
+    let is_exact = |a: &Argument| matches!(*a, Argument::Number(v) if v.fract() == 0.0 && v.abs() <= f64::from(i32::MAX));
+    let converts = |i: &Instruction| {
+        let is_float = matches!(i.function, Function::Cast(DType::F32 | DType::F64));
+        is_float && i.arguments.iter().all(is_operand)
+    };
+    let compares = |i: &Instruction| {
+        let mut arguments = i.arguments.iter();
+        i.function.kind() == Kind::Compare
+            && arguments.all(|a| is_operand(a) || is_exact(a))
+            && i.arguments.iter().any(is_exact)
+    };
+    let lines = || body.instructions().iter().zip(&types);
+    let fits =
+        lines().all(|(i, &(of, to))| is_known(to) && (is_known(of) || converts(i) || compares(i)));
+    let result = types.last()?.1;
+    let is_wide = operands.contains(&DType::F64)
+        || lines().any(|(i, &(of, to))| {
+            of == DType::F64 || to == DType::F64 || (is_integer(of) && compares(i))
+        });
+    let taken = operands.iter().map(|&d| match d {
+        DType::F64 => DType::F64,
+        _ if is_integer(d) && is_wide => DType::F64,
+        _ => DType::F32,
+    });
+    (fits && result != DType::Bool).then(|| (taken.collect(), result))
+}
+
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

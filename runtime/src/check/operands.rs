@@ -70,6 +70,10 @@ impl Operands<'_> {
         format!("value {v} `{}`", self.desc(v).name)
     }
 
+    pub(super) fn is_in_panels(&self, v: usize) -> bool {
+        self.values[v].layout == Layout::Panels
+    }
+
     pub(super) fn row_major(&self, v: usize) -> Result<(), String> {
         if self.values[v].layout != Layout::RowMajor {
             return Err(format!("{}: expected a row-major value", self.name(v)));

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use lancet_artifact::{KernelSpec, Layout, Reach};
-use lancet_ops::elementwise::{Argument, Body, Function, Instruction, holds};
+use lancet_artifact::{Float, KernelSpec, Layout, Reach};
+use lancet_ops::elementwise::{Body, floats};
 use lancet_ops::{DType, DataView, TensorView};
 
 use crate::jit::Kernel;
@@ -40,6 +40,8 @@ pub(crate) struct Elementwise {
 struct Operand {
     value: usize,
     dtype: DType,
+    /// What a kernel takes it as.
+    float: DType,
     source: Source,
 }
 
@@ -70,20 +72,27 @@ enum Form {
     },
 }
 
-/// Whether a kernel can compute the body: it knows f32, and booleans as 0 and 1.
-pub(super) fn has_kernel(body: &Body, operands: &[DType]) -> bool {
-    let Ok(types) = body.types(operands) else {
-        return false;
+/// The kernel of a body for panels and lanes: operands and result as [`floats`] has them.
+pub(super) fn spec(
+    body: &Body,
+    reach: &[Reach],
+    (operands, result): (Vec<DType>, DType),
+) -> impl Fn(u32, u32) -> KernelSpec {
+    let float = |&d: &DType| match d {
+        DType::F64 => Float::F64,
+        _ => Float::F32,
     };
-    let known = |d: DType| matches!(d, DType::F32 | DType::Bool);
-    let loads = |i: &Instruction| {
-        i.function == Function::Cast(DType::F32)
-            && matches!(i.arguments[..], [Argument::Operand(x)] if holds(operands[x]) && operands[x] != DType::F64)
-    };
-    let result = types.last().map(|t| t.1);
-    result == Some(DType::F32)
-        && (body.instructions().iter().zip(&types))
-            .all(|(i, &(of, to))| known(to) && (known(of) || loads(i)))
+    let body = body.lines().join("; ");
+    let operands = reach.iter().copied().zip(operands.iter().map(float));
+    let operands: Vec<(Reach, Float)> = operands.collect();
+    let result = float(&result);
+    move |panel, lanes| KernelSpec::Elementwise {
+        body: body.clone(),
+        operands: operands.clone(),
+        result,
+        panel,
+        lanes,
+    }
 }
 
 impl Elementwise {
@@ -127,41 +136,31 @@ impl Elementwise {
                 Source::Tokens(x)
             })
         };
+        let floats = floats(&body, &dtypes);
         let operands: Vec<Operand> = (0..sizes.n_inputs())
             .map(|i| {
                 let value = sizes.required(i);
                 Ok(Operand {
                     value,
                     dtype: dtypes[i],
+                    float: floats.as_ref().map_or(dtypes[i], |f| f.0[i]),
                     source: source(value)?,
                 })
             })
             .collect::<Result<_, String>>()?;
         let reach: Vec<Reach> = operands.iter().map(|o| o.source.reach()).collect();
-        let text = body.lines().join("; ");
-        let wants_kernel = has_kernel(&body, &dtypes);
-        let spec = |panel: u32, lanes: u32| KernelSpec::Elementwise {
-            body: text.clone(),
-            reach: reach.clone(),
-            panel,
-            lanes,
-        };
+        let spec = floats.map(|floats| spec(&body, &reach, floats));
         let (form, parts) = if in_panels {
             let shape = sizes.panels(out);
-            let kernels = if wants_kernel {
-                sizes.kernels(shape, spec)
-            } else {
-                PanelKernels::default()
-            };
+            let kernels =
+                spec.map_or_else(PanelKernels::default, |spec| sizes.kernels(shape, spec));
             let parts = (0..shape.n_panels()).map(|p| shape.panel(p));
             let parts = parts.map(|r| r.start * 4..r.end * 4).collect();
             (Form::Panels { shape, kernels }, parts)
         } else {
             let shape = sizes.shape(out).to_vec();
             let size = values[out].dtype.size_bytes();
-            let kernel = wants_kernel
-                .then(|| sizes.kernel(spec(LANES as u32, LANES as u32)))
-                .flatten();
+            let kernel = spec.and_then(|spec| sizes.kernel(spec(LANES as u32, LANES as u32)));
             let n: usize = shape.iter().product();
             let task = (n / (4 * sizes.shared.pool.threads())).max(TASK);
             let task = task.next_multiple_of(STAGED);
@@ -202,7 +201,7 @@ impl Elementwise {
             .team
             .for_each_part(&self.parts, out, |task, thread, y| match &self.form {
                 Form::Panels { shape, kernels } => match kernels.get(task) {
-                    Some(kernel) => self.panel(reads, shape, task, kernel, floats_mut(y)),
+                    Some(kernel) => self.panel(reads, shape, task, kernel, y),
                     None => {
                         let mut words = scratch(memory, thread, self.interpreter.n_words() * 2 + 2);
                         self.interpret_panel(reads, shape, task, &mut words, floats_mut(y));
@@ -216,9 +215,11 @@ impl Elementwise {
                     let first = self.parts.range(task).start / size;
                     match kernel {
                         Some(kernel) => {
-                            let n = STAGED * (self.operands.len() + 1);
+                            let n = STAGED * 2 * (self.operands.len() + 1) + 2;
                             let mut staged = scratch(memory, thread, n);
-                            self.row_major(reads, shape, first, kernel, &mut staged, floats_mut(y));
+                            let (_, staged, _) =
+                                bytemuck::pod_align_to_mut::<f32, u64>(&mut staged);
+                            self.row_major(reads, shape, (first, *size), kernel, staged, y);
                         }
                         None => {
                             let n = self.interpreter.n_words() * 2 + 2;
@@ -238,59 +239,65 @@ impl Elementwise {
         shape: &PanelShape,
         p: usize,
         kernel: &Kernel,
-        y: &mut [f32],
+        y: &mut [u8],
     ) {
-        let mut operands: [&[f32]; MAX_OPERANDS] = [&[]; MAX_OPERANDS];
+        let mut operands: [&[u8]; MAX_OPERANDS] = [&[]; MAX_OPERANDS];
         for (slice, operand) in operands.iter_mut().zip(&self.operands) {
+            let panel = |shape: &PanelShape| &reads.panels(operand.value)[shape.panel(p)];
             *slice = match &operand.source {
-                Source::Same => &reads.panels(operand.value)[shape.panel(p)],
-                Source::Tokens(tokens) => &reads.panels(operand.value)[tokens.panel(p)],
-                Source::One | Source::Features | Source::Strided(_) => reads.f32(operand.value),
+                Source::Same => bytemuck::cast_slice(panel(shape)),
+                Source::Tokens(tokens) => bytemuck::cast_slice(panel(tokens)),
+                Source::One | Source::Features | Source::Strided(_) => reads.bytes(operand.value),
             };
         }
         kernel.elementwise(&operands[..self.operands.len()], y);
     }
 
-    /// Elements from `first` on, by a kernel.
+    /// Elements from `first` on, each of `size` bytes, by a kernel.
     fn row_major(
         &self,
         reads: &Reads<'_>,
         shape: &[usize],
-        first: usize,
+        (first, size): (usize, usize),
         kernel: &Kernel,
-        staged: &mut [f32],
-        y: &mut [f32],
+        staged: &mut [u64],
+        y: &mut [u8],
     ) {
         let n_operands = self.operands.len();
         let (last, staged) = staged[..STAGED * (n_operands + 1)].split_at_mut(STAGED);
-        for (block, y) in y.chunks_mut(STAGED).enumerate() {
+        for (block, y) in y.chunks_mut(STAGED * size).enumerate() {
             let start = first + block * STAGED;
-            let n = y.len();
+            let n = y.len() / size;
             let rounded = n.next_multiple_of(LANES);
+            let lies_ready = |operand: &Operand| {
+                matches!(operand.source, Source::Same | Source::One)
+                    && operand.dtype == operand.float
+                    && n == rounded
+            };
             for (operand, staged) in self.operands.iter().zip(staged.chunks_exact_mut(STAGED)) {
-                let lies_ready = matches!(operand.source, Source::Same | Source::One)
-                    && operand.dtype == DType::F32
-                    && n == rounded;
-                if !lies_ready {
-                    operand.stage(&reads.view(operand.value), shape, start, &mut staged[..n]);
+                if !lies_ready(operand) {
+                    operand.stage(&reads.view(operand.value), shape, start, n, staged);
                 }
             }
-            let mut slices: [&[f32]; MAX_OPERANDS] = [&[]; MAX_OPERANDS];
+            let mut slices: [&[u8]; MAX_OPERANDS] = [&[]; MAX_OPERANDS];
             for ((slice, operand), staged) in
                 (slices.iter_mut().zip(&self.operands)).zip(staged.chunks_exact(STAGED))
             {
-                let ready = operand.dtype == DType::F32 && n == rounded;
+                let size = operand.float.size_bytes();
                 *slice = match operand.source {
-                    Source::Same if ready => &reads.f32(operand.value)[start..start + n],
-                    Source::One if ready => reads.f32(operand.value),
-                    _ => &staged[..rounded],
+                    Source::One if lies_ready(operand) => reads.bytes(operand.value),
+                    _ if lies_ready(operand) => {
+                        &reads.bytes(operand.value)[start * size..(start + n) * size]
+                    }
+                    _ => &bytemuck::cast_slice(staged)[..rounded * size],
                 };
             }
             if n == rounded {
                 kernel.elementwise(&slices[..n_operands], y);
             } else {
-                kernel.elementwise(&slices[..n_operands], &mut last[..rounded]);
-                y.copy_from_slice(&last[..n]);
+                let last: &mut [u8] = bytemuck::cast_slice_mut(last);
+                kernel.elementwise(&slices[..n_operands], &mut last[..rounded * size]);
+                y.copy_from_slice(&last[..n * size]);
             }
         }
     }
@@ -338,7 +345,20 @@ impl Elementwise {
         for (block, y) in y.chunks_mut(BLOCK).enumerate() {
             let first = block * BLOCK;
             for (i, operand) in self.operands.iter().enumerate() {
-                let to: &mut [f32] = bytemuck::cast_slice_mut(register_mut(words, i));
+                let register = register_mut(words, i);
+                if operand.dtype == DType::F64 {
+                    let x = reads.view(operand.value);
+                    let x: &[f64] = x.as_slice().expect("checked: floats");
+                    let to = &mut bytemuck::cast_slice_mut(register)[..y.len()];
+                    match &operand.source {
+                        Source::Features => (to.chunks_exact_mut(stride))
+                            .zip(&x[first / stride..])
+                            .for_each(|(row, &x)| row.fill(x)),
+                        _ => to.fill(x[0]),
+                    }
+                    continue;
+                }
+                let to: &mut [f32] = bytemuck::cast_slice_mut(register);
                 let rows = to[..y.len()].chunks_exact_mut(stride);
                 match &operand.source {
                     Source::Same => {
@@ -381,13 +401,28 @@ impl Source {
 }
 
 impl Operand {
-    /// Writes elements `start..` of the operand, broadcast to `shape`, as f32.
-    fn stage(&self, view: &TensorView<'_>, shape: &[usize], start: usize, to: &mut [f32]) {
+    /// Writes elements `start..start + n` of the operand, broadcast to `shape`, as the floats that a kernel takes.
+    fn stage(
+        &self,
+        view: &TensorView<'_>,
+        shape: &[usize],
+        start: usize,
+        n: usize,
+        to: &mut [u64],
+    ) {
+        let is_wide = self.float == DType::F64;
         match view.data() {
-            DataView::F32(x) => self.spread(x, shape, start, to, |v| v),
-            DataView::I64(x) => self.spread(x, shape, start, to, |v| v as f32),
-            DataView::I32(x) => self.spread(x, shape, start, to, |v| v as f32),
-            DataView::Bool(x) => self.spread(x, shape, start, to, |v| f32::from(u8::from(v))),
+            DataView::F32(x) => self.spread(x, shape, start, words(to, n), |v| v),
+            DataView::F64(x) => self.spread(x, shape, start, words(to, n), |v| v),
+            DataView::I64(x) if is_wide => {
+                self.spread(x, shape, start, words(to, n), |v| v as f64);
+            }
+            DataView::I32(x) if is_wide => self.spread(x, shape, start, words(to, n), f64::from),
+            DataView::I64(x) => self.spread(x, shape, start, words(to, n), |v| v as f32),
+            DataView::I32(x) => self.spread(x, shape, start, words(to, n), |v| v as f32),
+            DataView::Bool(x) => {
+                self.spread(x, shape, start, words(to, n), |v| f32::from(u8::from(v)));
+            }
             other => unreachable!("{} is staged by no kernel", other.dtype()),
         }
     }

@@ -361,7 +361,7 @@ impl Bound {
             Bound::MatMul(step) => (step.kernel_name(), "portable_matmul"),
             Bound::Quantize(_) => (None, "quantize"),
             Bound::Softmax(step) => (step.kernel_name(), "portable_softmax"),
-            Bound::Reduce(step) => (None, step.name()),
+            Bound::Reduce(step) => (step.kernel_name(), step.name()),
             Bound::Strided(_) => (None, "strided_copy"),
             Bound::Assemble(_) => (None, "copy_of_blocks"),
         };

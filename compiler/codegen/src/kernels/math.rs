@@ -12,7 +12,7 @@
     reason = "coefficients are written as they were fitted"
 )]
 
-use crate::kir::{Binary, Builder, Compare, Shift, Vector};
+use crate::kir::{Binary, Builder, Compare, Float, Shift, Unary, Vector};
 use lancet_artifact::Activation;
 
 /// `erf(x) = x P(x^2) / Q(x^2)` on [-3.95, 3.95], constant beyond.
@@ -203,21 +203,35 @@ pub(super) fn erf(b: &mut Builder, x: Vector) {
 
 /// `x` rounded to the nearest integer, ties to even; exact, with the sign of zeros.
 ///
-/// Adding 2^23 leaves no bits for a fraction; numbers from 2^23 on have none.
-pub(super) fn round(b: &mut Builder, x: Vector) {
-    const LIMIT: f32 = 8_388_608.0;
+/// Adding 2^23, in double precision 2^52, leaves no bits for a fraction; numbers from there on have none.
+pub(super) fn round(b: &mut Builder, float: Float, x: Vector) {
     let [sign, limit, t, result] = [(); 4].map(|()| b.vector());
-    b.constant_bits(sign, 0x8000_0000);
+    sign_bit(b, float, sign);
     b.binary(Binary::And, sign, sign, x);
-    b.constant(limit, LIMIT);
+    let least = match float {
+        Float::F32 => 8_388_608.0,
+        Float::F64 => 4_503_599_627_370_496.0,
+    };
+    b.number(float, limit, least);
     b.binary(Binary::Or, t, limit, sign);
-    b.add(result, x, t);
-    b.sub(t, result, t);
+    b.binary(Binary::Add.of(float), result, x, t);
+    b.binary(Binary::Sub.of(float), t, result, t);
     b.binary(Binary::Or, t, t, sign);
     b.binary(Binary::Xor, sign, sign, x);
-    b.select(result, (Compare::Lt, sign, limit), t, x);
+    b.select_of(float, result, (Compare::Lt, sign, limit), t, x);
     b.copy(x, result);
     b.free_vectors(&[sign, limit, t, result]);
+}
+
+/// The sign bit of every lane.
+pub(super) fn sign_bit(b: &mut Builder, float: Float, dst: Vector) {
+    b.number(float, dst, -0.0);
+}
+
+/// `x` as f32 has it, in f64 lanes.
+pub(super) fn to_single(b: &mut Builder, x: Vector) {
+    b.unary(Unary::Narrow, x, x);
+    b.unary(Unary::Widen, x, x);
 }
 
 /// `x = activation(x)`.
@@ -233,7 +247,7 @@ pub(super) fn activation(b: &mut Builder, kind: Activation, x: Vector) {
             b.max(x, zero, x);
             b.free_vector(zero);
         }
-        Activation::Round => round(b, x),
+        Activation::Round => round(b, Float::F32, x),
         Activation::Tanh => TANH.emit(b, x),
         Activation::Sigmoid => sigmoid(b, x),
         Activation::Silu => times_sigmoid(b, x, 1.0),

@@ -10,11 +10,13 @@ mod epilogue;
 mod integer;
 mod layer_norm;
 mod math;
+mod math64;
 pub mod probe;
+mod reduce;
 mod sparse;
 mod vertical;
 
-use lancet_artifact::{Arithmetic, WeightFormat};
+use lancet_artifact::{Arithmetic, Reduction, WeightFormat};
 
 use crate::formats::integer::Stream;
 use crate::formats::sparse::Kind;
@@ -102,7 +104,8 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
         }
         KernelSpec::Elementwise {
             ref body,
-            ref reach,
+            ref operands,
+            result,
             panel,
             lanes,
         } => {
@@ -118,8 +121,24 @@ pub fn build(spec: &KernelSpec, features: &CpuFeatures) -> Result<Program, EmitE
             } else {
                 String::new()
             };
-            let name = format!("f32_{shown}{more}_{panel}x{lanes}_v{}", tile.vl);
-            elementwise::program(name, body, reach, &tile).map_err(error)
+            let name = format!(
+                "{}_{shown}{more}_{panel}x{lanes}_v{}",
+                result.name(),
+                tile.vl
+            );
+            elementwise::program(name, body, (operands, result), &tile).map_err(error)
+        }
+        KernelSpec::Reduce {
+            reduction,
+            float,
+            lanes,
+        } => {
+            let tile = Tile::new(32, lanes, features).map_err(error)?;
+            if reduction == Reduction::Mean {
+                return Err(error("a mean is a sum"));
+            }
+            let name = format!("{}_{reduction}_{lanes}_v{}", float.name(), tile.vl);
+            Ok(reduce::program(name, reduction, float, &tile))
         }
         KernelSpec::LayerNorm { panel, lanes } => {
             let tile = Tile::new(panel, lanes, features).map_err(error)?;

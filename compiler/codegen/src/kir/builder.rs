@@ -4,7 +4,8 @@
 //! what stays in a register. Scalars beyond [`MAX_SCALARS`] become stack slots: allocate what inner loops use first.
 
 use super::{
-    Addr, Binary, Compare, Op, Operand, Program, Scalar, Scale, Shift, Unary, Vector, Width, at,
+    Addr, Binary, Compare, Float, Op, Operand, Program, Scalar, Scale, Shift, Unary, Vector, Width,
+    at,
 };
 
 /// Scalar registers every emitter has, the argument pointer among them.
@@ -145,6 +146,21 @@ impl Builder {
         self.op(Op::Store { addr, src });
     }
 
+    /// Loads `vl / 2` f32 in the low half of the lanes.
+    pub fn load_half(&mut self, dst: Vector, addr: Addr) {
+        self.op(Op::LoadHalf { dst, addr });
+    }
+
+    /// Stores the low half of the lanes.
+    pub fn store_half(&mut self, addr: Addr, src: Vector) {
+        self.op(Op::StoreHalf { addr, src });
+    }
+
+    /// Every f64 lane = the f64 at `addr`.
+    pub fn broadcast64(&mut self, dst: Vector, addr: Addr) {
+        self.op(Op::Broadcast64 { dst, addr });
+    }
+
     pub fn broadcast(&mut self, dst: Vector, addr: Addr) {
         self.op(Op::Broadcast { dst, addr });
     }
@@ -171,6 +187,27 @@ impl Builder {
         } else {
             Op::Const { dst, bits }
         });
+    }
+
+    /// Every f64 lane = `value`.
+    pub fn constant64(&mut self, dst: Vector, value: f64) {
+        self.constant64_bits(dst, value.to_bits());
+    }
+
+    pub fn constant64_bits(&mut self, dst: Vector, bits: u64) {
+        self.op(if bits == 0 {
+            Op::Zero { dst }
+        } else {
+            Op::Const64 { dst, bits }
+        });
+    }
+
+    /// Every lane of this kind = `value`.
+    pub fn number(&mut self, float: Float, dst: Vector, value: f64) {
+        match float {
+            Float::F32 => self.constant(dst, value as f32),
+            Float::F64 => self.constant64(dst, value),
+        }
     }
 
     pub fn zero(&mut self, dst: Vector) {
@@ -257,13 +294,13 @@ impl Builder {
         self.op(Op::Unary { op, dst, src });
     }
 
-    /// Shifts i32 lanes by `bits` (0 to 31), or i16 ones (0 to 15).
+    /// Shifts i32 lanes by `bits` (0 to 31), i16 ones (0 to 15), or i64 ones (0 to 63).
     pub fn shift(&mut self, op: Shift, dst: Vector, src: Vector, bits: u8) {
         self.op(Op::Shift {
             op,
             dst,
             src,
-            bits: bits & 31,
+            bits: bits & 63,
         });
     }
 
@@ -271,11 +308,24 @@ impl Builder {
     pub fn select(
         &mut self,
         dst: Vector,
+        comparison: (Compare, Vector, Vector),
+        then: Vector,
+        otherwise: Vector,
+    ) {
+        self.select_of(Float::F32, dst, comparison, then, otherwise);
+    }
+
+    /// As [`select`](Builder::select), by a comparison of lanes of a kind.
+    pub fn select_of(
+        &mut self,
+        float: Float,
+        dst: Vector,
         (cmp, a, b): (Compare, Vector, Vector),
         then: Vector,
         otherwise: Vector,
     ) {
         self.op(Op::Select {
+            float,
             dst,
             cmp,
             a,

@@ -4,16 +4,19 @@
 //! any scalar, prefetches are dropped, loops are top-tested.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::{F32, F32X4, I8, I8X16, I16, I16X8, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{
+    F32, F32X4, F64, F64X2, I8, I8X16, I16, I16X8, I32, I32X4, I64, I64X2,
+};
 use cranelift_codegen::ir::{
-    AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
+    AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, Type, UserFuncName, Value,
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use target_lexicon::PointerWidth;
 
 use super::{
-    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+    Addr, Binary, Compare, Float, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector,
+    Width,
 };
 use crate::features::{CallingConvention, CpuFeatures, Isa};
 
@@ -141,9 +144,20 @@ impl Emitter<'_> {
         self.b.ins().splat(F32X4, x)
     }
 
+    fn splat64(&mut self, addr: &Addr) -> Value {
+        let (p, bytes) = self.address(addr);
+        let x = self.b.ins().load(F64, FLAGS, p, bytes);
+        let x = self.b.ins().splat(F64X2, x);
+        self.floats(x)
+    }
+
     fn constant(&mut self, bits: u32) -> Value {
+        self.constant64(u64::from(bits) << 32 | u64::from(bits))
+    }
+
+    fn constant64(&mut self, bits: u64) -> Value {
         let mut bytes = [0u8; 16];
-        for lane in bytes.chunks_exact_mut(4) {
+        for lane in bytes.chunks_exact_mut(8) {
             lane.copy_from_slice(&bits.to_le_bytes());
         }
         let handle = self.b.func.dfg.constants.insert(bytes.as_slice().into());
@@ -156,6 +170,7 @@ impl Emitter<'_> {
             Operand::Memory(a) => self.load(a, piece),
             Operand::Broadcast(a) => self.splat(a),
             Operand::Const(bits) => self.constant(*bits),
+            Operand::Const64(bits) => self.constant64(*bits),
         }
     }
 
@@ -164,22 +179,27 @@ impl Emitter<'_> {
     }
 
     fn floats(&mut self, v: Value) -> Value {
-        let flags = if matches!(self.b.func.dfg.value_type(v), I16X8 | I8X16) {
-            MemFlagsData::new().with_endianness(Endianness::Little)
-        } else {
-            MemFlagsData::new()
+        let flags = match self.b.func.dfg.value_type(v) {
+            I8X16 | I16X8 | F64X2 | I64X2 => {
+                MemFlagsData::new().with_endianness(Endianness::Little)
+            }
+            _ => MemFlagsData::new(),
         };
         self.b.ins().bitcast(F32X4, flags, v)
     }
 
-    fn bytes(&mut self, v: Value) -> Value {
+    /// A register as lanes of another width.
+    fn lanes(&mut self, ty: Type, v: Value) -> Value {
         let flags = MemFlagsData::new().with_endianness(Endianness::Little);
-        self.b.ins().bitcast(I8X16, flags, v)
+        self.b.ins().bitcast(ty, flags, v)
     }
 
     fn words(&mut self, v: Value) -> Value {
-        let flags = MemFlagsData::new().with_endianness(Endianness::Little);
-        self.b.ins().bitcast(I16X8, flags, v)
+        self.lanes(I16X8, v)
+    }
+
+    fn doubles(&mut self, v: Value) -> Value {
+        self.lanes(F64X2, v)
     }
 
     fn multiply_add(&mut self, a: Value, b: Value, c: Value) -> Value {
@@ -191,6 +211,7 @@ impl Emitter<'_> {
         }
     }
 
+    /// `then` where the lanes of `a` and `b`, `f32` or `f64` by their type, compare so.
     fn choose(&mut self, cc: FloatCC, (a, b): (Value, Value), then: Value, or: Value) -> Value {
         let mask = self.b.ins().fcmp(cc, a, b);
         let mask = self.floats(mask);
@@ -236,7 +257,7 @@ impl Emitter<'_> {
                 self.floats(z)
             }
             Binary::Interleave(piece, half) => {
-                let (x, y) = (self.bytes(x), self.bytes(y));
+                let (x, y) = (self.lanes(I8X16, x), self.lanes(I8X16, y));
                 let size = match piece {
                     Piece::Byte => 1,
                     Piece::Word => 2,
@@ -255,6 +276,26 @@ impl Emitter<'_> {
                 });
                 let places = self.b.func.dfg.immediates.push(places.as_slice().into());
                 let z = self.b.ins().shuffle(x, y, places);
+                self.floats(z)
+            }
+            Binary::Add64 | Binary::Sub64 | Binary::Mul64 | Binary::Div64 => {
+                let (x, y) = (self.doubles(x), self.doubles(y));
+                let z = match op {
+                    Binary::Add64 => self.b.ins().fadd(x, y),
+                    Binary::Sub64 => self.b.ins().fsub(x, y),
+                    Binary::Mul64 => self.b.ins().fmul(x, y),
+                    _ => self.b.ins().fdiv(x, y),
+                };
+                self.floats(z)
+            }
+            Binary::Max64 | Binary::Min64 => {
+                let (a, b) = (self.doubles(x), self.doubles(y));
+                let pair = if op == Binary::Max64 { (b, a) } else { (a, b) };
+                self.choose(FloatCC::LessThan, pair, x, y)
+            }
+            Binary::IntAdd64 => {
+                let (x, y) = (self.lanes(I64X2, x), self.lanes(I64X2, y));
+                let z = self.b.ins().iadd(x, y);
                 self.floats(z)
             }
         }
@@ -306,18 +347,64 @@ impl Emitter<'_> {
                 let x = self.ints(x);
                 self.b.ins().fcvt_from_sint(F32X4, x)
             }
+            Unary::Sqrt64 => {
+                let x = self.doubles(x);
+                let y = self.b.ins().sqrt(x);
+                self.floats(y)
+            }
+            Unary::Widen | Unary::Narrow => unreachable!("crosses the pieces of a register"),
         }
+    }
+
+    /// The low half of the `f32` lanes of all pieces, as `f64`.
+    fn widen(&mut self, x: &[Value]) -> Vec<Value> {
+        let mut result = Vec::new();
+        for piece in 0..x.len() {
+            let half = self.lanes(I64X2, x[piece / 2]);
+            let half = self.b.ins().extractlane(half, (piece % 2) as u8);
+            let half = self.b.ins().splat(I64X2, half);
+            let half = self.floats(half);
+            let wide = self.b.ins().fvpromote_low(half);
+            result.push(self.floats(wide));
+        }
+        result
+    }
+
+    /// The `f64` lanes of all pieces as `f32`, in the low half; zeros above.
+    fn narrow(&mut self, x: &[Value]) -> Vec<Value> {
+        let mut narrowed = Vec::new();
+        for &piece in x {
+            let piece = self.doubles(piece);
+            narrowed.push(self.b.ins().fvdemote(piece));
+        }
+        let mut result = Vec::new();
+        for pair in narrowed.chunks(2) {
+            let &[low, high] = pair else {
+                result.push(pair[0]);
+                continue;
+            };
+            let (low, high) = (self.lanes(I64X2, low), self.lanes(I64X2, high));
+            let high = self.b.ins().extractlane(high, 0);
+            let both = self.b.ins().insertlane(low, high, 1);
+            result.push(self.floats(both));
+        }
+        let zero = self.constant(0);
+        result.resize(x.len(), zero);
+        result
     }
 
     fn shift(&mut self, op: Shift, x: Value, bits: u8) -> Value {
         let x = match op {
             Shift::Left | Shift::RightLogical | Shift::RightArithmetic => self.ints(x),
             Shift::WordLeft | Shift::WordRightLogical | Shift::WordRightArithmetic => self.words(x),
+            Shift::Left64 | Shift::RightLogical64 => self.lanes(I64X2, x),
         };
         let n = self.b.ins().iconst(I32, i64::from(bits));
         let y = match op {
-            Shift::Left | Shift::WordLeft => self.b.ins().ishl(x, n),
-            Shift::RightLogical | Shift::WordRightLogical => self.b.ins().ushr(x, n),
+            Shift::Left | Shift::WordLeft | Shift::Left64 => self.b.ins().ishl(x, n),
+            Shift::RightLogical | Shift::WordRightLogical | Shift::RightLogical64 => {
+                self.b.ins().ushr(x, n)
+            }
             Shift::RightArithmetic | Shift::WordRightArithmetic => self.b.ins().sshr(x, n),
         };
         self.floats(y)
@@ -338,6 +425,37 @@ impl Emitter<'_> {
                     self.b.ins().store(FLAGS, x, p, bytes + q as i32 * 16);
                 }
             }
+            Op::LoadHalf { dst, addr } => {
+                let zero = self.constant(0);
+                for q in 0..self.pieces {
+                    let x = if self.pieces == 1 {
+                        let (p, bytes) = self.address(addr);
+                        let x = self.b.ins().load(F64, FLAGS, p, bytes);
+                        let x = self.b.ins().scalar_to_vector(F64X2, x);
+                        self.floats(x)
+                    } else if q < self.pieces / 2 {
+                        self.load(addr, q)
+                    } else {
+                        zero
+                    };
+                    self.set_vector(*dst, q, x);
+                }
+            }
+            Op::StoreHalf { addr, src } => {
+                for q in 0..self.pieces.div_ceil(2) {
+                    let mut x = self.vector(*src, q);
+                    if self.pieces == 1 {
+                        let doubles = self.doubles(x);
+                        x = self.b.ins().extractlane(doubles, 0);
+                    }
+                    let (p, bytes) = self.address(addr);
+                    self.b.ins().store(FLAGS, x, p, bytes + q as i32 * 16);
+                }
+            }
+            Op::Broadcast64 { dst, addr } => {
+                let x = self.splat64(addr);
+                self.set_all(*dst, x);
+            }
             Op::Broadcast { dst, addr } => {
                 let x = self.splat(addr);
                 self.set_all(*dst, x);
@@ -356,6 +474,10 @@ impl Emitter<'_> {
             }
             Op::Const { dst, bits } => {
                 let x = self.constant(*bits);
+                self.set_all(*dst, x);
+            }
+            Op::Const64 { dst, bits } => {
+                let x = self.constant64(*bits);
                 self.set_all(*dst, x);
             }
             Op::Zero { dst } => {
@@ -408,6 +530,20 @@ impl Emitter<'_> {
                     self.set_vector(*acc, q, z);
                 }
             }
+            Op::Unary {
+                op: op @ (Unary::Widen | Unary::Narrow),
+                dst,
+                src,
+            } => {
+                let x: Vec<Value> = (0..self.pieces).map(|q| self.vector(*src, q)).collect();
+                let z = match op {
+                    Unary::Widen => self.widen(&x),
+                    _ => self.narrow(&x),
+                };
+                for (q, z) in z.into_iter().enumerate() {
+                    self.set_vector(*dst, q, z);
+                }
+            }
             Op::Unary { op, dst, src } => {
                 for q in 0..self.pieces {
                     let x = self.vector(*src, q);
@@ -423,6 +559,7 @@ impl Emitter<'_> {
                 }
             }
             Op::Select {
+                float,
                 dst,
                 cmp,
                 a,
@@ -438,7 +575,10 @@ impl Emitter<'_> {
                     Compare::Unordered => FloatCC::Unordered,
                 };
                 for q in 0..self.pieces {
-                    let pair = (self.vector(*a, q), self.vector(*b, q));
+                    let mut pair = (self.vector(*a, q), self.vector(*b, q));
+                    if *float == Float::F64 {
+                        pair = (self.doubles(pair.0), self.doubles(pair.1));
+                    }
                     let (x, y) = (self.vector(*then, q), self.vector(*otherwise, q));
                     let z = self.choose(cc, pair, x, y);
                     self.set_vector(*dst, q, z);

@@ -2,7 +2,8 @@
 //!
 //! A kernel is written once with a [`Builder`] and lowered by one of two emitters: [`x64`] (machine code at 128, 256 or
 //! 512 bits) and [`clif`] (a Cranelift function at 128 bits). A vector register holds `vl` lanes of 32 bits, read as
-//! f32 or i32 according to the operation; a scalar register holds 64 bits. Control flow is nested counted loops.
+//! f32 or i32 according to the operation, or half as many of 64 bits, read as f64 or i64; a scalar register holds 64 bits.
+//! Control flow is nested counted loops.
 //!
 //! Every kernel has the signature `extern "C" fn(args: *const u64)`; [`Builder::args`] is that pointer and arguments are
 //! read with scalar loads.
@@ -16,6 +17,7 @@ mod print;
 pub mod x64;
 
 pub use builder::Builder;
+pub use lancet_artifact::Float;
 
 /// A vector register of `vl` 32-bit lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +86,8 @@ pub enum Operand {
     Broadcast(Addr),
     /// The same 32 bits in every lane, from the constant pool.
     Const(u32),
+    /// The same 64 bits in every f64 lane, from the constant pool.
+    Const64(u64),
 }
 
 impl From<Vector> for Operand {
@@ -101,6 +105,16 @@ impl From<Addr> for Operand {
 impl From<f32> for Operand {
     fn from(c: f32) -> Self {
         Operand::Const(c.to_bits())
+    }
+}
+
+impl Operand {
+    /// The same number in every lane.
+    pub fn number(float: Float, value: f64) -> Operand {
+        match float {
+            Float::F32 => (value as f32).into(),
+            Float::F64 => Operand::Const64(value.to_bits()),
+        }
     }
 }
 
@@ -132,6 +146,20 @@ pub enum Binary {
     WordPairs,
     /// Each i16 is two bytes, unsigned in `a` and signed in `b`: the sum of their products, saturated to i16.
     BytePairs,
+    /// f64 lanes.
+    Add64,
+    /// f64 lanes.
+    Sub64,
+    /// f64 lanes.
+    Mul64,
+    /// f64 lanes.
+    Div64,
+    /// f64 lanes, as `Max`.
+    Max64,
+    /// f64 lanes, as `Min`.
+    Min64,
+    /// i64 lanes, wrapping.
+    IntAdd64,
     /// In each group of four lanes, pieces of a half of `a` and of the same half of `b` in turn.
     Interleave(Piece, Half),
 }
@@ -150,6 +178,21 @@ pub enum Half {
     High,
 }
 
+impl Binary {
+    /// An operation of f32 lanes, or of bits, on lanes of this kind.
+    pub(crate) fn of(self, float: Float) -> Binary {
+        match (float, self) {
+            (Float::F64, Binary::Add) => Binary::Add64,
+            (Float::F64, Binary::Sub) => Binary::Sub64,
+            (Float::F64, Binary::Mul) => Binary::Mul64,
+            (Float::F64, Binary::Div) => Binary::Div64,
+            (Float::F64, Binary::Max) => Binary::Max64,
+            (Float::F64, Binary::Min) => Binary::Min64,
+            _ => self,
+        }
+    }
+}
+
 /// `dst = op src`, lane by lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unary {
@@ -158,9 +201,15 @@ pub enum Unary {
     ToInt,
     /// i32 to f32.
     ToFloat,
+    /// f64 lanes.
+    Sqrt64,
+    /// The low half of the f32 lanes, as f64.
+    Widen,
+    /// f64 to f32, rounded to nearest, ties to even, in the low half of the f32 lanes; the others become 0.
+    Narrow,
 }
 
-/// `dst = src shifted by a constant`, on i32 lanes, or on the i16 halves of each.
+/// `dst = src shifted by a constant`, on i32 lanes, on the i16 halves of each, or on i64 lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shift {
     Left,
@@ -169,9 +218,11 @@ pub enum Shift {
     WordLeft,
     WordRightLogical,
     WordRightArithmetic,
+    Left64,
+    RightLogical64,
 }
 
-/// A comparison of f32 lanes. All but `Ne` and `Unordered` are false when either side is NaN.
+/// A comparison of floats. All but `Ne` and `Unordered` are false when either side is NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compare {
     Eq,
@@ -201,8 +252,23 @@ pub enum Op {
         addr: Addr,
         src: Vector,
     },
+    /// The low half of the lanes = the `vl / 2` f32 at `addr`; the others become 0.
+    LoadHalf {
+        dst: Vector,
+        addr: Addr,
+    },
+    /// Store of the low half of the lanes.
+    StoreHalf {
+        addr: Addr,
+        src: Vector,
+    },
     /// Every lane = the f32 at `addr`.
     Broadcast {
+        dst: Vector,
+        addr: Addr,
+    },
+    /// Every f64 lane = the f64 at `addr`.
+    Broadcast64 {
         dst: Vector,
         addr: Addr,
     },
@@ -220,6 +286,11 @@ pub enum Op {
     Const {
         dst: Vector,
         bits: u32,
+    },
+    /// Every f64 lane = these bits.
+    Const64 {
+        dst: Vector,
+        bits: u64,
     },
     Zero {
         dst: Vector,
@@ -271,6 +342,7 @@ pub enum Op {
     },
     /// `dst = a cmp b ? then : otherwise`; `dst` is neither `then` nor `otherwise`.
     Select {
+        float: Float,
         dst: Vector,
         cmp: Compare,
         a: Vector,

@@ -3,7 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+    Addr, Binary, Compare, Float, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector,
+    Width,
 };
 
 impl Display for Vector {
@@ -44,6 +45,15 @@ fn constant(bits: u32) -> String {
     }
 }
 
+fn constant64(bits: u64) -> String {
+    let value = f64::from_bits(bits);
+    if value.is_normal() && (1e-9..1e9).contains(&value.abs()) {
+        format!("{value:?}")
+    } else {
+        format!("{bits:#018x}")
+    }
+}
+
 impl Display for Operand {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -51,6 +61,7 @@ impl Display for Operand {
             Operand::Memory(a) => write!(f, "{a}"),
             Operand::Broadcast(a) => write!(f, "{a}{{1toN}}"),
             Operand::Const(bits) => write!(f, "{}", constant(*bits)),
+            Operand::Const64(bits) => write!(f, "{}", constant64(*bits)),
         }
     }
 }
@@ -86,6 +97,13 @@ fn binary(op: Binary) -> &'static str {
         Binary::Interleave(Piece::Byte, Half::High) => "interleave8.high",
         Binary::Interleave(Piece::Word, Half::Low) => "interleave16.low",
         Binary::Interleave(Piece::Word, Half::High) => "interleave16.high",
+        Binary::Add64 => "add64",
+        Binary::Sub64 => "sub64",
+        Binary::Mul64 => "mul64",
+        Binary::Div64 => "div64",
+        Binary::Max64 => "max64",
+        Binary::Min64 => "min64",
+        Binary::IntAdd64 => "iadd64",
     }
 }
 
@@ -105,10 +123,14 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
         match op {
             Op::Load { dst, addr } => writeln!(f, "{dst} = load {addr}")?,
             Op::Store { addr, src } => writeln!(f, "store {addr}, {src}")?,
+            Op::LoadHalf { dst, addr } => writeln!(f, "{dst} = load half {addr}")?,
+            Op::StoreHalf { addr, src } => writeln!(f, "store half {addr}, {src}")?,
+            Op::Broadcast64 { dst, addr } => writeln!(f, "{dst} = broadcast64 {addr}")?,
             Op::Broadcast { dst, addr } => writeln!(f, "{dst} = broadcast {addr}")?,
             Op::Broadcast4 { dst, addr } => writeln!(f, "{dst} = broadcast4 {addr}")?,
             Op::SplatLane { dst, src, lane } => writeln!(f, "{dst} = splat {src}.{lane}")?,
             Op::Const { dst, bits } => writeln!(f, "{dst} = {}", constant(*bits))?,
+            Op::Const64 { dst, bits } => writeln!(f, "{dst} = f64 {}", constant64(*bits))?,
             Op::Zero { dst } => writeln!(f, "{dst} = 0")?,
             Op::Copy { dst, src } => writeln!(f, "{dst} = {src}")?,
             Op::Binary { op, dst, a, b } => writeln!(f, "{dst} = {} {a}, {b}", binary(*op))?,
@@ -121,6 +143,9 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
                     Unary::Sqrt => "sqrt",
                     Unary::ToInt => "to_int",
                     Unary::ToFloat => "to_float",
+                    Unary::Sqrt64 => "sqrt64",
+                    Unary::Widen => "widen",
+                    Unary::Narrow => "narrow",
                 };
                 writeln!(f, "{dst} = {name} {src}")?;
             }
@@ -132,10 +157,13 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
                     Shift::WordLeft => "shl16",
                     Shift::WordRightLogical => "shr16",
                     Shift::WordRightArithmetic => "sar16",
+                    Shift::Left64 => "shl64",
+                    Shift::RightLogical64 => "shr64",
                 };
                 writeln!(f, "{dst} = {name} {src}, {bits}")?;
             }
             Op::Select {
+                float,
                 dst,
                 cmp,
                 a,
@@ -145,8 +173,12 @@ fn print(f: &mut Formatter<'_>, ops: &[Op], depth: usize) -> fmt::Result {
             } => {
                 writeln!(
                     f,
-                    "{dst} = {a} {} {b} ? {then} : {otherwise}",
-                    compare(*cmp)
+                    "{dst} = {a} {}{} {b} ? {then} : {otherwise}",
+                    compare(*cmp),
+                    match float {
+                        Float::F32 => "",
+                        Float::F64 => "64",
+                    }
                 )?;
             }
             Op::LoadScalar {

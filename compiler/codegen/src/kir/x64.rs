@@ -10,7 +10,8 @@ use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 use self::assembler::Assembler;
 use super::{
-    Addr, Binary, Compare, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector, Width,
+    Addr, Binary, Compare, Float, Half, Op, Operand, Piece, Program, Scalar, Shift, Unary, Vector,
+    Width,
 };
 use crate::EmitError;
 use crate::features::{CallingConvention, CpuFeatures};
@@ -150,6 +151,15 @@ impl Emitter<'_> {
         base + u32::from(v.0)
     }
 
+    /// The low half of a vector, or all of it at 128 bits.
+    fn half(&self, v: Vector) -> Register {
+        let base = match self.program.vl {
+            4 | 8 => Register::XMM0,
+            _ => Register::YMM0,
+        };
+        base + u32::from(v.0)
+    }
+
     /// The memory operand of an address; a slot in it is loaded into the scratch register first.
     fn memory(&mut self, addr: &Addr) -> Result<MemoryOperand, EmitError> {
         let index_is_slot = matches!(addr.index, Some((Scalar::Slot(_), _)));
@@ -245,11 +255,15 @@ impl Emitter<'_> {
                 };
                 Instruction::with3(code, ra, rb, m)?
             }
-            Operand::Const(bits) => {
+            Operand::Const(_) | Operand::Const64(_) => {
                 let wide = self.program.vl == 16;
-                let label = self
-                    .asm
-                    .constant(*bits, if wide { 1 } else { self.program.vl });
+                let (bits, n_dwords) = match *operand {
+                    Operand::Const64(bits) => (bits, 2),
+                    Operand::Const(bits) => (twice(bits), 1),
+                    _ => unreachable!("matched above"),
+                };
+                let copies = if wide { n_dwords } else { self.program.vl };
+                let label = self.asm.constant(bits, copies);
                 let m = MemoryOperand {
                     is_broadcast: wide,
                     ..rip(label)
@@ -281,6 +295,28 @@ impl Emitter<'_> {
                 );
                 self.asm.push(Instruction::with2(c, m, self.vector(*src))?);
             }
+            Op::LoadHalf { dst, addr } => {
+                let m = self.memory(addr)?;
+                let c = self.code(
+                    Code::VEX_Vmovsd_xmm_m64,
+                    Code::VEX_Vmovups_xmm_xmmm128,
+                    Code::EVEX_Vmovups_ymm_k1z_ymmm256,
+                );
+                self.asm.push(Instruction::with2(c, self.half(*dst), m)?);
+            }
+            Op::StoreHalf { addr, src } => {
+                let m = self.memory(addr)?;
+                let c = self.code(
+                    Code::VEX_Vmovsd_m64_xmm,
+                    Code::VEX_Vmovups_xmmm128_xmm,
+                    Code::EVEX_Vmovups_ymmm256_k1z_ymm,
+                );
+                self.asm.push(Instruction::with2(c, m, self.half(*src))?);
+            }
+            Op::Broadcast64 { dst, addr } => {
+                let m = self.memory(addr)?;
+                self.broadcast64(*dst, m)?;
+            }
             Op::Broadcast { dst, addr } => {
                 let m = self.memory(addr)?;
                 self.broadcast(*dst, m)?;
@@ -305,8 +341,12 @@ impl Emitter<'_> {
                 self.asm.push(Instruction::with3(c, d, s, imm)?);
             }
             Op::Const { dst, bits } => {
-                let label = self.asm.constant(*bits, 1);
+                let label = self.asm.constant(twice(*bits), 1);
                 self.broadcast(*dst, rip(label))?;
+            }
+            Op::Const64 { dst, bits } => {
+                let label = self.asm.constant(*bits, 2);
+                self.broadcast64(*dst, rip(label))?;
             }
             Op::Zero { dst } => {
                 let c = self.code(
@@ -373,7 +413,13 @@ impl Emitter<'_> {
             Op::Unary { op, dst, src } => {
                 let [x, y, z] = unary(*op);
                 let c = self.code(x, y, z);
-                let (d, s) = (self.vector(*dst), self.vector(*src));
+                let (d, s) = match op {
+                    Unary::Sqrt | Unary::ToInt | Unary::ToFloat | Unary::Sqrt64 => {
+                        (self.vector(*dst), self.vector(*src))
+                    }
+                    Unary::Widen => (self.vector(*dst), self.half(*src)),
+                    Unary::Narrow => (self.half(*dst), self.vector(*src)),
+                };
                 self.asm.push(Instruction::with2(c, d, s)?);
             }
             Op::Shift { op, dst, src, bits } => {
@@ -384,6 +430,7 @@ impl Emitter<'_> {
                     .push(Instruction::with3(c, d, s, u32::from(*bits))?);
             }
             Op::Select {
+                float,
                 dst,
                 cmp,
                 a,
@@ -391,7 +438,7 @@ impl Emitter<'_> {
                 then,
                 otherwise,
             } => {
-                self.select(*dst, (*cmp, *a, *b), *then, *otherwise)?;
+                self.select(*float, *dst, (*cmp, *a, *b), *then, *otherwise)?;
             }
             Op::LoadScalar { dst, width, addr } => {
                 let m = self.memory(addr)?;
@@ -494,8 +541,19 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    fn broadcast64(&mut self, dst: Vector, m: MemoryOperand) -> Result0 {
+        let c = self.code(
+            Code::VEX_Vmovddup_xmm_xmmm64,
+            Code::VEX_Vbroadcastsd_ymm_m64,
+            Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64,
+        );
+        self.asm.push(Instruction::with2(c, self.vector(dst), m)?);
+        Ok(())
+    }
+
     fn select(
         &mut self,
+        float: Float,
         dst: Vector,
         (cmp, a, b): (Compare, Vector, Vector),
         then: Vector,
@@ -517,26 +575,44 @@ impl Emitter<'_> {
         let [d, a, b, then, otherwise] = [dst, a, b, then, otherwise].map(|v| self.vector(v));
         if self.program.vl == 16 {
             let k = Register::K1;
-            let c = Code::EVEX_Vcmpps_kr_k1_zmm_zmmm512b32_imm8_sae;
-            self.asm.push(Instruction::with4(c, k, a, b, imm)?);
-            let c = Code::EVEX_Vblendmps_zmm_k1z_zmm_zmmm512b32;
+            let (compare, blend) = match float {
+                Float::F32 => (
+                    Code::EVEX_Vcmpps_kr_k1_zmm_zmmm512b32_imm8_sae,
+                    Code::EVEX_Vblendmps_zmm_k1z_zmm_zmmm512b32,
+                ),
+                Float::F64 => (
+                    Code::EVEX_Vcmppd_kr_k1_zmm_zmmm512b64_imm8_sae,
+                    Code::EVEX_Vblendmpd_zmm_k1z_zmm_zmmm512b64,
+                ),
+            };
+            self.asm.push(Instruction::with4(compare, k, a, b, imm)?);
+            let c = blend;
             let mut i = Instruction::with3(c, d, otherwise, then)?;
             i.set_op_mask(k);
             self.asm.push(i);
             return Ok(());
         }
-        let c = self.code(
-            Code::VEX_Vcmpps_xmm_xmm_xmmm128_imm8,
-            Code::VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
-            Code::INVALID,
-        );
-        self.asm.push(Instruction::with4(c, d, a, b, imm)?);
-        let c = self.code(
-            Code::VEX_Vblendvps_xmm_xmm_xmmm128_xmm,
-            Code::VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
-            Code::INVALID,
-        );
-        self.asm.push(Instruction::with4(c, d, otherwise, then, d)?);
+        let (compare, blend) = match (float, self.program.vl) {
+            (Float::F32, 4) => (
+                Code::VEX_Vcmpps_xmm_xmm_xmmm128_imm8,
+                Code::VEX_Vblendvps_xmm_xmm_xmmm128_xmm,
+            ),
+            (Float::F32, _) => (
+                Code::VEX_Vcmpps_ymm_ymm_ymmm256_imm8,
+                Code::VEX_Vblendvps_ymm_ymm_ymmm256_ymm,
+            ),
+            (Float::F64, 4) => (
+                Code::VEX_Vcmppd_xmm_xmm_xmmm128_imm8,
+                Code::VEX_Vblendvpd_xmm_xmm_xmmm128_xmm,
+            ),
+            (Float::F64, _) => (
+                Code::VEX_Vcmppd_ymm_ymm_ymmm256_imm8,
+                Code::VEX_Vblendvpd_ymm_ymm_ymmm256_ymm,
+            ),
+        };
+        self.asm.push(Instruction::with4(compare, d, a, b, imm)?);
+        self.asm
+            .push(Instruction::with4(blend, d, otherwise, then, d)?);
         Ok(())
     }
 
@@ -597,6 +673,11 @@ fn slot(n: u8) -> MemoryOperand {
 /// A memory operand relative to the instruction pointer, at a label.
 fn rip(label: u64) -> MemoryOperand {
     MemoryOperand::with_base_displ_size(Register::RIP, label as i64, 8)
+}
+
+/// The 64 bits that hold these 32 twice.
+fn twice(bits: u32) -> u64 {
+    u64::from(bits) << 32 | u64::from(bits)
 }
 
 fn low32(r: Register) -> Register {
@@ -717,6 +798,41 @@ fn binary(op: Binary) -> [Code; 3] {
             VEX_Vpunpckhwd_ymm_ymm_ymmm256,
             EVEX_Vpunpckhwd_zmm_k1z_zmm_zmmm512,
         ],
+        Binary::Add64 => [
+            VEX_Vaddpd_xmm_xmm_xmmm128,
+            VEX_Vaddpd_ymm_ymm_ymmm256,
+            EVEX_Vaddpd_zmm_k1z_zmm_zmmm512b64_er,
+        ],
+        Binary::Sub64 => [
+            VEX_Vsubpd_xmm_xmm_xmmm128,
+            VEX_Vsubpd_ymm_ymm_ymmm256,
+            EVEX_Vsubpd_zmm_k1z_zmm_zmmm512b64_er,
+        ],
+        Binary::Mul64 => [
+            VEX_Vmulpd_xmm_xmm_xmmm128,
+            VEX_Vmulpd_ymm_ymm_ymmm256,
+            EVEX_Vmulpd_zmm_k1z_zmm_zmmm512b64_er,
+        ],
+        Binary::Div64 => [
+            VEX_Vdivpd_xmm_xmm_xmmm128,
+            VEX_Vdivpd_ymm_ymm_ymmm256,
+            EVEX_Vdivpd_zmm_k1z_zmm_zmmm512b64_er,
+        ],
+        Binary::Max64 => [
+            VEX_Vmaxpd_xmm_xmm_xmmm128,
+            VEX_Vmaxpd_ymm_ymm_ymmm256,
+            EVEX_Vmaxpd_zmm_k1z_zmm_zmmm512b64_sae,
+        ],
+        Binary::Min64 => [
+            VEX_Vminpd_xmm_xmm_xmmm128,
+            VEX_Vminpd_ymm_ymm_ymmm256,
+            EVEX_Vminpd_zmm_k1z_zmm_zmmm512b64_sae,
+        ],
+        Binary::IntAdd64 => [
+            VEX_Vpaddq_xmm_xmm_xmmm128,
+            VEX_Vpaddq_ymm_ymm_ymmm256,
+            EVEX_Vpaddq_zmm_k1z_zmm_zmmm512b64,
+        ],
     }
 }
 
@@ -737,6 +853,21 @@ fn unary(op: Unary) -> [Code; 3] {
             VEX_Vcvtdq2ps_xmm_xmmm128,
             VEX_Vcvtdq2ps_ymm_ymmm256,
             EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er,
+        ],
+        Unary::Sqrt64 => [
+            VEX_Vsqrtpd_xmm_xmmm128,
+            VEX_Vsqrtpd_ymm_ymmm256,
+            EVEX_Vsqrtpd_zmm_k1z_zmmm512b64_er,
+        ],
+        Unary::Widen => [
+            VEX_Vcvtps2pd_xmm_xmmm64,
+            VEX_Vcvtps2pd_ymm_xmmm128,
+            EVEX_Vcvtps2pd_zmm_k1z_ymmm256b32_sae,
+        ],
+        Unary::Narrow => [
+            VEX_Vcvtpd2ps_xmm_xmmm128,
+            VEX_Vcvtpd2ps_xmm_ymmm256,
+            EVEX_Vcvtpd2ps_ymm_k1z_zmmm512b64_er,
         ],
     }
 }
@@ -773,6 +904,16 @@ fn shift(op: Shift) -> [Code; 3] {
             VEX_Vpsraw_xmm_xmm_imm8,
             VEX_Vpsraw_ymm_ymm_imm8,
             EVEX_Vpsraw_zmm_k1z_zmmm512_imm8,
+        ],
+        Shift::Left64 => [
+            VEX_Vpsllq_xmm_xmm_imm8,
+            VEX_Vpsllq_ymm_ymm_imm8,
+            EVEX_Vpsllq_zmm_k1z_zmmm512b64_imm8,
+        ],
+        Shift::RightLogical64 => [
+            VEX_Vpsrlq_xmm_xmm_imm8,
+            VEX_Vpsrlq_ymm_ymm_imm8,
+            EVEX_Vpsrlq_zmm_k1z_zmmm512b64_imm8,
         ],
     }
 }

@@ -4,15 +4,15 @@
 //! panels run on it. Other operands are written out for the tile as far as they differ in it. Bodies without a kernel are
 //! interpreted, some keys at a time.
 
-use lancet_artifact::{GeneralizedAttention, KernelSpec, Reach};
-use lancet_ops::elementwise::Body;
+use lancet_artifact::{GeneralizedAttention, Reach};
+use lancet_ops::elementwise::{Body, floats};
 use lancet_ops::generalized::{OF_ROW, reads, stages};
 use lancet_ops::{DType, DataView};
 
 use crate::jit::{Kernel, QUERIES};
 use crate::session::Reads;
 use crate::steps::Sizes;
-use crate::steps::elementwise::{MAX_OPERANDS, has_kernel};
+use crate::steps::elementwise::{MAX_OPERANDS, spec};
 use crate::steps::embedding_lookup::broadcast_strides;
 use crate::steps::interpret::{BLOCK, Interpreter, register_mut};
 
@@ -70,20 +70,16 @@ impl Stages {
             .collect();
         let dtypes: Vec<DType> = ([DType::F32; 2].into_iter()).chain(dtypes).collect();
         let stage = |(i, body): (usize, Body)| {
-            let spec = KernelSpec::Elementwise {
-                body: body.lines().join("; "),
-                reach: reach.clone(),
-                panel: QUERIES as u32,
-                lanes: QUERIES as u32,
-            };
-            let has_kernel = has_kernel(&body, &dtypes) && reach.len() <= MAX_OPERANDS;
+            let wanted = floats(&body, &dtypes)
+                .filter(|_| reach.len() <= MAX_OPERANDS)
+                .map(|floats| spec(&body, &reach, floats)(QUERIES as u32, QUERIES as u32));
             Ok(Stage {
                 of_row: match i {
                     1 if reads(&body, OF_ROW) => OfRow::Greatest,
                     2 if reads(&body, OF_ROW) => OfRow::Sum,
                     _ => OfRow::Nothing,
                 },
-                kernel: has_kernel.then(|| sizes.kernel(spec)).flatten(),
+                kernel: wanted.and_then(|spec| sizes.kernel(spec)),
                 interpreter: Interpreter::new(&body, &dtypes)?,
             })
         };
@@ -127,9 +123,10 @@ impl Stages {
             };
             match &stage.kernel {
                 Some(kernel) => {
-                    let mut operands = slices;
-                    operands[1] = &row;
-                    kernel.elementwise_in_place(&operands[1..2 + self.others.len()], tile);
+                    let mut operands = slices.map(bytemuck::cast_slice);
+                    operands[1] = bytemuck::cast_slice(&row);
+                    let operands = &operands[1..2 + self.others.len()];
+                    kernel.elementwise_in_place(operands, bytemuck::cast_slice_mut(tile));
                 }
                 None => self.interpret(&stage.interpreter, &row, &slices[2..], registers, tile),
             }

@@ -30,8 +30,8 @@ pub(super) struct Assembler {
     pending: Option<u64>,
     /// Labels of innermost loops, in code order.
     aligned: Vec<u64>,
-    /// (bits, copies, label)
-    pool: Vec<(u32, usize, u64)>,
+    /// (bits, dwords of them, label)
+    pool: Vec<(u64, usize, u64)>,
 }
 
 impl Assembler {
@@ -56,26 +56,27 @@ impl Assembler {
         }
     }
 
-    /// The label of a pool entry holding `copies` times `bits`.
-    pub(super) fn constant(&mut self, bits: u32, copies: usize) -> u64 {
+    /// The label of a pool entry holding `bits`, over and over, in `n_dwords` dwords.
+    pub(super) fn constant(&mut self, bits: u64, n_dwords: usize) -> u64 {
         if let Some(&(_, _, label)) = self
             .pool
             .iter()
-            .find(|(b, n, _)| *b == bits && *n >= copies)
+            .find(|(b, n, _)| *b == bits && *n >= n_dwords)
         {
             return label;
         }
         let label = self.label();
-        self.pool.push((bits, copies, label));
+        self.pool.push((bits, n_dwords, label));
         label
     }
 
     pub(super) fn finish(mut self) -> Result<Vec<u8>, EmitError> {
-        for (bits, copies, label) in std::mem::take(&mut self.pool) {
+        for (bits, n_dwords, label) in std::mem::take(&mut self.pool) {
             self.bind(label, false);
-            let words = [bits; 4];
-            for chunk in (0..copies).step_by(4) {
-                let n = (copies - chunk).min(4);
+            let (low, high) = (bits as u32, (bits >> 32) as u32);
+            let words = [low, high, low, high];
+            for chunk in (0..n_dwords).step_by(4) {
+                let n = (n_dwords - chunk).min(4);
                 self.push(Instruction::with_declare_dword(&words[..n])?);
             }
         }
