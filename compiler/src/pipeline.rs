@@ -24,7 +24,7 @@ pub const DEFAULT: &str = concat!(
     "simplify-quantization,raise-integer-linear,fold-constants{dequantize = true},",
     // Each of these names a part of the model that a kernel exists for.
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
-    "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
+    "raise-block-linear,expand-einsum,eliminate-identities,sink-transposes,split-linear,",
     "raise-rotary,raise-attention,raise-generalized-attention,raise-relative-bias,raise-embedding,",
     // What raising left over: quantizations behind new views, views of views, constants that only a raised part read.
     "simplify-quantization,eliminate-identities,simplify-shapes,eliminate-identities,fold-constants,cse,",

@@ -17,6 +17,7 @@ mod detect_sparsity;
 mod eliminate_identities;
 mod error;
 mod expand_composites;
+mod expand_einsum;
 mod expand_fake_quantization;
 mod features;
 mod fold_attention_biases;

@@ -104,6 +104,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::sink_transposes::INFO,
     crate::widen_half_precision::INFO,
     crate::expand_composites::INFO,
+    crate::expand_einsum::INFO,
     crate::simplify_quantization::INFO,
     crate::raise_integer_linear::INFO,
     crate::expand_fake_quantization::INFO,

@@ -7,8 +7,8 @@ use lancet_ops::{Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::PassError;
 use crate::analysis::padding::{MASKED, MaskDomain, padding_mask};
-use crate::heads::view;
-use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, unary};
+use crate::heads::{transpose, view};
+use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, transposed, unary};
 use crate::polynomial::scaled;
 use crate::quantized::fake;
 
@@ -38,6 +38,8 @@ pub(crate) struct Scores {
     pub(crate) rounding: Option<Rounding>,
     /// Why attention does not compute these scores.
     pub(crate) refused: Option<String>,
+    /// Whether the product is that of keys with queries, transposed.
+    transposed: bool,
 }
 
 impl Scores {
@@ -51,7 +53,27 @@ impl Scores {
             terms: Vec::new(),
             rounding: None,
             refused: None,
+            transposed: false,
         }
+    }
+
+    /// Makes these the transposed scores: `(a · b)ᵀ = bᵀ · aᵀ`.
+    fn transpose(&mut self) {
+        self.transposed = !self.transposed;
+        let terms = self.terms.iter_mut();
+        terms.for_each(|t| t.transposed = !t.transposed);
+    }
+
+    /// Puts transpositions on the factors of a product that is transposed.
+    fn orient(&mut self, graph: &mut Graph) -> Result<(), PassError> {
+        if self.transposed {
+            let queries = swapped(graph, self.keys)?;
+            self.keys = swapped(graph, self.queries)?;
+            self.queries = queries;
+            self.zero_points = self.zero_points.map(|[q, k]| [k, q]);
+            self.transposed = false;
+        }
+        Ok(())
     }
 
     /// Quantizes and dequantizes with `scale`.
@@ -100,12 +122,16 @@ struct Term {
     factor: f64,
     /// Rank of the scores that the term meets.
     rank: usize,
+    /// Whether it is added to scores of keys and queries that are transposed afterwards.
+    transposed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum TermKind {
     /// `scores + value`.
     Added(Value),
+    /// `scores - value`.
+    Subtracted(Value),
     /// `fill` where `condition` is `when`, the score elsewhere.
     Filled {
         condition: Value,
@@ -125,8 +151,41 @@ pub(crate) struct Mask {
 }
 
 /// The formula of `value`, if it leads down to a product of two computed values of rank 3 or 4.
-pub(crate) fn scores(graph: &Graph, value: Value) -> Option<Scores> {
-    read(graph, value, MAX_DEPTH)
+pub(crate) fn scores(graph: &mut Graph, value: Value) -> Result<Option<Scores>, PassError> {
+    let mut found = read(graph, value, MAX_DEPTH);
+    if let Some(scores) = &mut found {
+        scores.orient(graph)?;
+    }
+    Ok(found)
+}
+
+/// Each matrix of `value` transposed; a row is a matrix.
+pub(crate) fn swapped(graph: &mut Graph, value: Value) -> Result<Value, PassError> {
+    match graph.shape(value) {
+        [] => Ok(value),
+        [n] => {
+            let column = vec![n.clone(), Dim::fixed(1)];
+            Ok(view(graph, value, column)?)
+        }
+        shape => {
+            let swap = swap(shape.len());
+            Ok(transpose(graph, value, &swap)?)
+        }
+    }
+}
+
+/// The permutation that swaps the last two of `rank` axes.
+fn swap(rank: usize) -> Vec<usize> {
+    let mut perm: Vec<usize> = (0..rank).collect();
+    if let [.., a, b] = &mut perm[..] {
+        std::mem::swap(a, b);
+    }
+    perm
+}
+
+/// What `value` is made of by transposing each matrix.
+pub(crate) fn matrices_of(graph: &Graph, value: Value) -> Option<Value> {
+    transposed(graph, value, &swap(graph.ty(value).rank()))
 }
 
 fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
@@ -147,6 +206,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
             kind,
             factor: 1.0,
             rank,
+            transposed: false,
         });
         Some(s)
     };
@@ -176,6 +236,14 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
     }
     if let Some((a, b)) = binary(graph, value, Operator::Add) {
         return with_term(a, TermKind::Added(b)).or_else(|| with_term(b, TermKind::Added(a)));
+    }
+    if let Some((a, b)) = binary(graph, value, Operator::Sub) {
+        return with_term(a, TermKind::Subtracted(b));
+    }
+    if let Some(x) = matrices_of(graph, value) {
+        let mut s = read(graph, x, depth)?;
+        s.transpose();
+        return Some(s);
     }
     if graph.operator(value) == Some(Operator::Where) {
         let condition = graph.operand(value.node, 0)?;
@@ -228,8 +296,12 @@ pub(crate) fn add_bias(
     let mut mask = None;
     let mut bias: Option<Value> = None;
     for term in &scores.terms {
-        let (value, stronger) = match term.kind {
+        let (mut value, mut stronger) = match term.kind {
             TermKind::Added(value) => (value, None),
+            TermKind::Subtracted(value) => {
+                let negative = graph.apply(Operator::Neg, Attributes::new(), &[value])?;
+                (negative, None)
+            }
             TermKind::Filled {
                 condition,
                 when,
@@ -249,6 +321,10 @@ pub(crate) fn add_bias(
                 (value, stronger.transpose()?)
             }
         };
+        if term.transposed {
+            value = swapped(graph, value)?;
+            stronger = stronger.map(|x| swapped(graph, x)).transpose()?;
+        }
         let (found, rest) = without_mask(graph, value, term.factor, shape, MAX_ADDENDS)?;
         let addends = match found {
             Some(m) if mask.is_none() => {
