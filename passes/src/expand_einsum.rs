@@ -53,7 +53,7 @@ struct ExpandEinsum;
 
 /// An index of an equation: a letter, or a dimension that an ellipsis stands for, counted from the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Label {
+pub(crate) enum Label {
     Letter(char),
     Ellipsis(usize),
 }
@@ -110,7 +110,7 @@ impl Pass for ExpandEinsum {
 }
 
 /// The labels of each operand and of the result, which differ within a term.
-fn terms(graph: &Graph, equation: &str, operands: &[Value]) -> Option<Vec<Vec<Label>>> {
+pub(crate) fn terms(graph: &Graph, equation: &str, operands: &[Value]) -> Option<Vec<Vec<Label>>> {
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, out) = equation.split_once("->")?;
     let texts: Vec<&str> = left.split(',').collect();

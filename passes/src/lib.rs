@@ -56,6 +56,7 @@ mod sink_transposes;
 mod slice_depth;
 mod slice_width;
 mod split_linear;
+mod unify_sizes;
 mod vector;
 mod widen_half_precision;
 

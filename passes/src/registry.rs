@@ -100,6 +100,7 @@ pub static PASSES: &[PassInfo] = &[
     crate::cse::INFO,
     crate::dce::INFO,
     crate::simplify_shapes::INFO,
+    crate::unify_sizes::INFO,
     crate::simplify_gathers::INFO,
     crate::sink_transposes::INFO,
     crate::widen_half_precision::INFO,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use lancet_ir::{Dim, Graph, Value};
+use lancet_ir::{Dim, Graph, Op, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::PassError;
 use crate::analysis::padding::{MASKED, MaskDomain, padding_mask};
 use crate::heads::{transpose, view};
-use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, transposed, unary};
+use crate::matcher::{binary, int_scalar, is_dtype, peel, result, scalar, transposed, unary};
 use crate::polynomial::scaled;
 use crate::quantized::fake;
 
@@ -262,8 +262,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
         return filled(yes, no, true).or_else(|| filled(no, yes, false));
     }
     // A view that only regroups what stands before the matrices.
-    let x = matches!(graph.op(value.node), lancet_ir::Op::View(_))
-        .then(|| graph.operand(value.node, 0))??;
+    let x = matches!(graph.op(value.node), Op::View(_)).then(|| graph.operand(value.node, 0))??;
     let (shape, of_x) = (graph.shape(value), graph.shape(x));
     let same = shape[rank - 2..] == *of_x.get(of_x.len().checked_sub(2)?..)?;
     same.then(|| read(graph, x, depth))?
@@ -409,16 +408,19 @@ fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<M
     let [batch, _, _, keys] = shape;
     let one = Dim::fixed(1);
     let own = graph.shape(found.mask);
-    let fits = match own {
-        [first, between @ .., last] => {
-            first == batch && last == keys && between.iter().all(|d| *d == one)
-        }
-        _ => false,
+    let [first, between @ .., last] = own else {
+        return Ok(None);
     };
+    let fits = first == batch
+        && *last != one
+        && last.equals(keys) != Some(false)
+        && between.iter().all(|d| *d == one);
     if !fits {
         return Ok(None);
     }
-    let mut value = view(graph, found.mask, vec![batch.clone(), keys.clone()])?;
+    let own = vec![batch.clone(), last.clone()];
+    let mut value = view(graph, found.mask, own)?;
+    value = broadcast(graph, value, vec![batch.clone(), keys.clone()])?;
     if graph.ty(value).dtype.is_float() {
         let to = Attributes::new().with("to", Attribute::Str("bool".to_owned()));
         value = graph.apply(Operator::Cast, to, &[value])?;
@@ -460,6 +462,26 @@ fn selected_by_key(
     }))
 }
 
+/// A shape that `own`, of the same rank, broadcasts to, and that broadcasts to `shape`; `None` if they are known not to agree.
+///
+/// A size that may be another's is taken to be it: where a request makes them differ, the step that broadcasts reports it.
+fn fitted(own: &[Dim], shape: &[Dim]) -> Option<Vec<Dim>> {
+    let fit = |(d, s): (&Dim, &Dim)| match d.as_fixed() {
+        Some(1) => Some(d.clone()),
+        _ => (d.equals(s) != Some(false)).then(|| s.clone()),
+    };
+    own.iter().zip(shape).map(fit).collect()
+}
+
+/// `value` broadcast to this shape; `value` itself if it has it.
+fn broadcast(graph: &mut Graph, value: Value, shape: Vec<Dim>) -> Result<Value, PassError> {
+    if graph.shape(value) == shape {
+        return Ok(value);
+    }
+    let node = graph.add(Op::Broadcast(shape), &[Some(value)])?;
+    Ok(result(node))
+}
+
 /// A term under a shape that broadcasts to `shape`, with its factor; or why there is none.
 fn fit(
     graph: &mut Graph,
@@ -484,13 +506,11 @@ fn fit(
         value = view(graph, value, apart)?;
     }
     let own = graph.shape(value);
-    let broadcasts = own.len() <= 4
-        && own
-            .iter()
-            .rev()
-            .zip(shape.iter().rev())
-            .all(|(d, s)| d == s || d.as_fixed() == Some(1));
-    if !broadcasts {
+    let missing = 4usize.checked_sub(own.len());
+    let fitted = missing.and_then(|n| fitted(own, &shape[n..]));
+    if let Some(fitted) = fitted {
+        value = broadcast(graph, value, fitted)?;
+    } else {
         let [b, h, q, k] = shape;
         let ty = graph.ty(value);
         return Ok(Err(format!(
