@@ -38,6 +38,7 @@
 //!
 //! Scores may be computed as `k qᵀ`, and their softmax taken over rows: `(a b)ᵀ = bᵀ aᵀ`, and `softmax(sᵀ)` over rows is
 //! `softmax(s)ᵀ`; so are contexts computed as `vᵀ pᵀ`. Keys and values of one head that all heads of queries meet are repeated.
+//! Scores that are concatenated from several products become one first ([`crate::attention::blocks`]).
 //!
 //! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
 //! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
@@ -66,6 +67,7 @@
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
+use crate::attention::blocks::{Diagonals, joined_blocks};
 use crate::attention::context::{Weighted, weighted_values};
 use crate::attention::heads::Heads;
 use crate::attention::probabilities::{Shown, shown};
@@ -98,6 +100,15 @@ impl Pass for RaiseAttention {
             .filter(|&n| graph.op(n).operator() == Some(Operator::Softmax))
             .collect();
         let mut changed = Changed::No;
+        let mut diagonals = Diagonals::new();
+        for node in graph.order() {
+            if graph.op(node).operator() == Some(Operator::Concat)
+                && let Some(product) = joined_blocks(graph, node, &mut diagonals)?
+            {
+                graph.replace_all_uses(result(node), product)?;
+                changed = Changed::Yes;
+            }
+        }
         for node in softmaxes {
             if is_dead(graph, result(node)) {
                 continue;

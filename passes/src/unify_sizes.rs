@@ -422,6 +422,10 @@ fn reshaped(graph: &Graph, node: NodeId) -> Option<Vec<Option<Dim>>> {
 /// The sizes of the result of a `Reshape`, each as what the others leave of the number of elements.
 fn remaining(graph: &Graph, node: NodeId) -> Option<Vec<Option<Dim>>> {
     let total = Dim::product(graph.shape(graph.operand(node, 0)?))?;
+    // Of nothing, any size may be left.
+    if total.as_fixed() == Some(0) {
+        return None;
+    }
     let stated = graph.shape(result(node));
     let left = |i: usize| {
         let others = stated.iter().enumerate().filter(|(j, _)| *j != i);
