@@ -5,3 +5,4 @@ pub(crate) mod context;
 pub(crate) mod heads;
 pub(crate) mod probabilities;
 pub(crate) mod scores;
+pub(crate) mod views;

@@ -38,7 +38,8 @@
 //!
 //! Scores may be computed as `k qᵀ`, and their softmax taken over rows: `(a b)ᵀ = bᵀ aᵀ`, and `softmax(sᵀ)` over rows is
 //! `softmax(s)ᵀ`; so are contexts computed as `vᵀ pᵀ`. Keys and values of one head that all heads of queries meet are repeated.
-//! Scores that are concatenated from several products become one first ([`crate::attention::blocks`]).
+//! Scores that are concatenated from several products become one first ([`crate::attention::blocks`]); terms that are added under a view are added
+//! under the shape of the scores ([`crate::attention::views`]).
 //!
 //! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
 //! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
@@ -72,6 +73,7 @@ use crate::attention::context::{Weighted, weighted_values};
 use crate::attention::heads::Heads;
 use crate::attention::probabilities::{Shown, shown};
 use crate::attention::scores::{Mask, Scores, add_bias, scores, swapped};
+use crate::attention::views::terms_under_views;
 use crate::heads::{Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, is_dtype, result};
 use crate::polynomial::is_dead;
@@ -106,6 +108,14 @@ impl Pass for RaiseAttention {
                 && let Some(product) = joined_blocks(graph, node, &mut diagonals)?
             {
                 graph.replace_all_uses(result(node), product)?;
+                changed = Changed::Yes;
+            }
+        }
+        for &node in &softmaxes {
+            if let Some(x) = graph.operand(node, 0)
+                && let Some(same) = terms_under_views(graph, x)?
+            {
+                graph.set_operand(node, 0, Some(same))?;
                 changed = Changed::Yes;
             }
         }

@@ -18,9 +18,14 @@ impl Heads {
     /// there are none.
     pub(crate) fn of(graph: &Graph, operands: [Value; 3]) -> Result<Heads, String> {
         let [q4, k4, v4] = operands;
+        // What the first axis of rank 3 was made of is a guess; the axis itself is as good.
+        let is_split = |v: Value| {
+            let found = batch_and_heads(graph, v)?;
+            (graph.ty(v).rank() == 4 || found.1.as_fixed().is_some()).then_some(found)
+        };
         let (batch, heads) = [q4, v4]
             .into_iter()
-            .find_map(|v| batch_and_heads(graph, v))
+            .find_map(is_split)
             .unwrap_or((graph.shape(q4)[0].clone(), Dim::fixed(1)));
         let Some(n_heads) = heads.as_fixed().filter(|&h| 1 <= h) else {
             return Err(format!("the number of heads is {heads}"));
