@@ -39,7 +39,7 @@
 //! Scores may be computed as `k qᵀ`, and their softmax taken over rows: `(a b)ᵀ = bᵀ aᵀ`, and `softmax(sᵀ)` over rows is
 //! `softmax(s)ᵀ`; so are contexts computed as `vᵀ pᵀ`. Keys and values of one head that all heads of queries meet are repeated.
 //! Scores that are concatenated from several products become one first ([`crate::attention::blocks`]); terms that are added under a view are added
-//! under the shape of the scores ([`crate::attention::views`]).
+//! under the shape of the scores, and more than two axes in front of the matrices become one ([`crate::attention::views`]).
 //!
 //! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
 //! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
@@ -73,7 +73,7 @@ use crate::attention::context::{Weighted, weighted_values};
 use crate::attention::heads::Heads;
 use crate::attention::probabilities::{Shown, shown};
 use crate::attention::scores::{Mask, Scores, add_bias, scores, swapped};
-use crate::attention::views::terms_under_views;
+use crate::attention::views::{merged_batch, terms_under_views};
 use crate::heads::{Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, is_dtype, result};
 use crate::polynomial::is_dead;
@@ -96,7 +96,7 @@ impl Pass for RaiseAttention {
     }
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let softmaxes: Vec<NodeId> = graph
+        let mut softmaxes: Vec<NodeId> = graph
             .order()
             .into_iter()
             .filter(|&n| graph.op(n).operator() == Some(Operator::Softmax))
@@ -109,6 +109,11 @@ impl Pass for RaiseAttention {
             {
                 graph.replace_all_uses(result(node), product)?;
                 changed = Changed::Yes;
+            }
+        }
+        for node in &mut softmaxes {
+            if let Some(merged) = merged_batch(graph, *node)? {
+                (*node, changed) = (merged, Changed::Yes);
             }
         }
         for &node in &softmaxes {

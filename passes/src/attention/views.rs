@@ -1,14 +1,14 @@
-//! Terms that are added to scores under another shape.
+//! Attention under shapes that the pass does not read: terms that are added under another shape, and more than two axes in front.
 //!
 //! Windows of an image have biases by row and by column: `view(view(s) + t)`, where the outer view joins axes. Views commute with
 //! sums, so that it is `s + view(broadcast(t))`, where `t` is broadcast within what becomes one axis, unless it is 1 in all of that.
 
-use lancet_ir::{Dim, Graph, Op, Value};
+use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{Attributes, Operator};
 
 use crate::PassError;
 use crate::heads::view;
-use crate::matcher::{binary, peel, result};
+use crate::matcher::{axis_of, binary, peel, result};
 
 /// Views of scores of rank 4 at most are read as they are.
 const MAX_RANK: usize = 4;
@@ -73,6 +73,51 @@ pub(crate) fn terms_under_views(
         at = graph.apply(op, Attributes::new(), &[at, term])?;
     }
     Ok(Some(at))
+}
+
+/// Writes `softmax(a b) v`, where more than two axes stand in front of the matrices, with these as one axis: each matrix is multiplied
+/// by itself. `None` if that is not what `softmax`, over the last axis, is in.
+pub(crate) fn merged_batch(
+    graph: &mut Graph,
+    softmax: NodeId,
+) -> Result<Option<NodeId>, PassError> {
+    let p = result(softmax);
+    let shape = graph.shape(p).to_vec();
+    let last = axis_of(graph, softmax, shape.len()).map(|axis| axis + 1);
+    let found = graph.operand(softmax, 0).and_then(|scores| {
+        let (a, b) = binary(graph, scores, Operator::MatMul)?;
+        let output = result(graph.single_user(p)?);
+        let (weights, v) = binary(graph, output, Operator::MatMul)?;
+        (weights == p && v != p).then_some((a, b, v, output))
+    });
+    let Some((a, b, v, output)) = found.filter(|_| last == Some(shape.len())) else {
+        return Ok(None);
+    };
+    let Some(n_in_front) = shape.len().checked_sub(2).filter(|n| 2 < *n) else {
+        return Ok(None);
+    };
+    let in_front = &shape[..n_in_front];
+    let is_batched = |&x: &Value| {
+        let rank = graph.ty(x).rank();
+        rank == shape.len() && graph.shape(x)[..n_in_front] == *in_front
+    };
+    let (true, Some(batch)) = ([a, b, v].iter().all(is_batched), Dim::product(in_front)) else {
+        return Ok(None);
+    };
+    let flat = |graph: &mut Graph, x: Value| {
+        let matrices = graph.shape(x)[n_in_front..].to_vec();
+        view(graph, x, [vec![batch.clone()], matrices].concat())
+    };
+    let [a, b, v] = [flat(graph, a)?, flat(graph, b)?, flat(graph, v)?];
+    let scores = graph.apply(Operator::MatMul, Attributes::new(), &[a, b])?;
+    let weights = graph.apply(Operator::Softmax, Attributes::new(), &[scores])?;
+    let name = graph.node_name(softmax).to_owned();
+    graph.set_node_name(weights.node, &name);
+    let y = graph.apply(Operator::MatMul, Attributes::new(), &[weights, v])?;
+    let shape = graph.shape(output).to_vec();
+    let y = view(graph, y, shape)?;
+    graph.replace_all_uses(output, y)?;
+    Ok(Some(weights.node))
 }
 
 /// For a term of shape `own` that is added under `from`, whose axes join to `to`: what it is broadcast to, and then viewed as.
