@@ -17,14 +17,14 @@ const SLICE_BEFORE: &str = "fold-attention-biases";
 /// Passes in order, as pipeline text.
 pub const DEFAULT: &str = concat!(
     // Half precision becomes single, its constants rounded as the file says; fused operators of other engines come apart; shape
-    // arithmetic becomes symbolic sizes, constants become values, copies disappear.
+    // arithmetic becomes symbolic sizes, constants become values, copies disappear, sizes that must be equal become one.
     "fold-constants,widen-half-precision,expand-composites,simplify-shapes,simplify-gathers,",
-    "eliminate-identities,cse,fold-constants,",
+    "eliminate-identities,cse,fold-constants,unify-sizes,simplify-shapes,eliminate-identities,",
     // Products of quantized values become integer ones; what is still quantized and constant is worth no more than its value.
     "simplify-quantization,raise-integer-linear,fold-constants{dequantize = true},",
     // Each of these names a part of the model that a kernel exists for.
     "raise-layer-norm,raise-rms-norm,raise-gelu,raise-linear,",
-    "raise-block-linear,eliminate-identities,sink-transposes,split-linear,",
+    "raise-block-linear,expand-einsum,eliminate-identities,sink-transposes,split-linear,",
     "raise-rotary,raise-attention,raise-generalized-attention,raise-relative-bias,raise-embedding,",
     // What raising left over: quantizations behind new views, views of views, constants that only a raised part read.
     "simplify-quantization,eliminate-identities,simplify-shapes,eliminate-identities,fold-constants,cse,",

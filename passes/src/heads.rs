@@ -361,7 +361,8 @@ pub(crate) fn view(graph: &mut Graph, value: Value, shape: Vec<Dim>) -> Result<V
     graph.add(Op::View(shape), &[Some(value)]).map(result)
 }
 
-fn transpose(graph: &mut Graph, value: Value, perm: &[usize]) -> Result<Value, IrError> {
+/// `value` with its axes in this order; `value` itself if that is theirs.
+pub(crate) fn transpose(graph: &mut Graph, value: Value, perm: &[usize]) -> Result<Value, IrError> {
     if perm.iter().enumerate().all(|(i, &p)| i == p) {
         return Ok(value);
     }
@@ -370,7 +371,8 @@ fn transpose(graph: &mut Graph, value: Value, perm: &[usize]) -> Result<Value, I
     graph.apply(Operator::Transpose, attributes, &[value])
 }
 
-fn joined_shape(sizes: &Sizes) -> Result<Vec<Dim>, IrError> {
+/// The shape of joined heads.
+pub(crate) fn joined_shape(sizes: &Sizes) -> Result<Vec<Dim>, IrError> {
     sizes.joined().ok_or_else(overflow)
 }
 

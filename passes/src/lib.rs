@@ -17,6 +17,7 @@ mod detect_sparsity;
 mod eliminate_identities;
 mod error;
 mod expand_composites;
+mod expand_einsum;
 mod expand_fake_quantization;
 mod features;
 mod fold_attention_biases;
@@ -55,6 +56,7 @@ mod sink_transposes;
 mod slice_depth;
 mod slice_width;
 mod split_linear;
+mod unify_sizes;
 mod vector;
 mod widen_half_precision;
 

@@ -29,11 +29,17 @@
 //!
 //! Identity: `softmax(c · q kᵀ + bias) v` in each head. The pass starts at a `Softmax` and reads
 //!
-//! * backwards, sums, scalar factors, `Where(mask, x, -inf)` and views down to a product of two computed values. Factors on
+//! * backwards, sums, differences, scalar factors, `Where(mask, x, -inf)`, transpositions of the matrices and views down to a product of
+//!   two computed values. Factors on
 //!   the queries, on the keys and on the scores multiply into `scale`. A term that is a key-padding mask becomes `key_mask` and
 //!   `masked_value`; the others are summed into `bias`;
 //! * forwards, to the product with the values; a guard `Where(IsNaN(p), 0, p)` on the way is dropped. Where masked scores are minus
 //!   infinity, it makes the result 0 for sequences whose keys are all masked: the result is multiplied by 0 there, by 1 elsewhere.
+//!
+//! Scores may be computed as `k qᵀ`, and their softmax taken over rows: `(a b)ᵀ = bᵀ aᵀ`, and `softmax(sᵀ)` over rows is
+//! `softmax(s)ᵀ`; so are contexts computed as `vᵀ pᵀ`. Keys and values of one head that all heads of queries meet are repeated.
+//! Scores that are concatenated from several products become one first ([`crate::attention::blocks`]); terms that are added under a view are added
+//! under the shape of the scores, and more than two axes in front of the matrices become one ([`crate::attention::views`]).
 //!
 //! Quantization on the way becomes rounding in the operator: of products that are quantized and dequantized before they are
 //! scaled (`score_rounding`; a second one that leaves every number what it is disappears), of scores with the mask
@@ -49,7 +55,7 @@
 //! them (the factors of a rotary embedding) are moved in front of them, and where something else stands between, one
 //! transposition is put in.
 //!
-//! Preconditions: `f32`; scores of rank 3 or 4; softmax over the keys; probabilities that something else reads neither rounded
+//! Preconditions: `f32`; scores of rank 3 or 4; softmax over one of the last two axes; probabilities that something else reads neither rounded
 //! nor guarded; the bias broadcastable to `[batch, heads, queries, keys]`; a value that is written over masked scores at most
 //! -1e4; where the mask is not of keys alone, -1e30 is added in its place. A mask that the graph multiplies with is taken to be 0
 //! or 1. Otherwise the pass declines with a remark.
@@ -62,10 +68,12 @@
 use lancet_ir::{Dim, Graph, NodeId, Op, Value};
 use lancet_ops::{AttentionRounding, Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
+use crate::attention::blocks::{Diagonals, joined_blocks};
 use crate::attention::context::{Weighted, weighted_values};
 use crate::attention::heads::Heads;
 use crate::attention::probabilities::{Shown, shown};
-use crate::attention::scores::{Mask, Scores, add_bias, scores};
+use crate::attention::scores::{Mask, Scores, add_bias, scores, swapped};
+use crate::attention::views::{merged_batch, terms_under_views};
 use crate::heads::{Scaling, Sizes, join, split};
 use crate::matcher::{axis_of, is_dtype, result};
 use crate::polynomial::is_dead;
@@ -88,17 +96,39 @@ impl Pass for RaiseAttention {
     }
 
     fn run(&self, graph: &mut Graph, cx: &mut PassContext<'_>) -> Result<Changed, PassError> {
-        let softmaxes: Vec<NodeId> = graph
+        let mut softmaxes: Vec<NodeId> = graph
             .order()
             .into_iter()
             .filter(|&n| graph.op(n).operator() == Some(Operator::Softmax))
             .collect();
         let mut changed = Changed::No;
+        let mut diagonals = Diagonals::new();
+        for node in graph.order() {
+            if graph.op(node).operator() == Some(Operator::Concat)
+                && let Some(product) = joined_blocks(graph, node, &mut diagonals)?
+            {
+                graph.replace_all_uses(result(node), product)?;
+                changed = Changed::Yes;
+            }
+        }
+        for node in &mut softmaxes {
+            if let Some(merged) = merged_batch(graph, *node)? {
+                (*node, changed) = (merged, Changed::Yes);
+            }
+        }
+        for &node in &softmaxes {
+            if let Some(x) = graph.operand(node, 0)
+                && let Some(same) = terms_under_views(graph, x)?
+            {
+                graph.set_operand(node, 0, Some(same))?;
+                changed = Changed::Yes;
+            }
+        }
         for node in softmaxes {
             if is_dead(graph, result(node)) {
                 continue;
             }
-            let Some(m) = find(graph, node, cx) else {
+            let Some(m) = find(graph, node, cx)? else {
                 continue;
             };
             match raise(graph, &m, cx)? {
@@ -111,27 +141,40 @@ impl Pass for RaiseAttention {
 }
 
 /// Reads the formula around a softmax.
-fn find(graph: &Graph, softmax: NodeId, cx: &mut PassContext<'_>) -> Option<Match> {
+fn find(
+    graph: &mut Graph,
+    softmax: NodeId,
+    cx: &mut PassContext<'_>,
+) -> Result<Option<Match>, PassError> {
     let p = result(softmax);
-    let input = graph.operand(softmax, 0)?;
+    let Some(mut input) = graph.operand(softmax, 0) else {
+        return Ok(None);
+    };
     let rank = graph.ty(input).rank();
-    if axis_of(graph, softmax, rank)? + 1 != rank || !is_dtype(graph, p, DType::F32) {
-        return None;
+    let axis = axis_of(graph, softmax, rank).map(|axis| rank - axis);
+    if !matches!(axis, Some(1 | 2)) || !is_dtype(graph, p, DType::F32) {
+        return Ok(None);
     }
-    let scores = scores(graph, input)?;
+    let transposed = axis == Some(2);
+    if transposed {
+        input = swapped(graph, input)?;
+    }
+    let Some(scores) = scores(graph, input)? else {
+        return Ok(None);
+    };
     let found = match scores.refused.clone() {
         Some(reason) => Err(reason),
-        None => weighted_values(graph, p),
+        None => weighted_values(graph, p, transposed),
     };
     match found {
-        Ok(weighted) => Some(Match {
+        Ok(weighted) => Ok(Some(Match {
             softmax,
             scores,
             weighted,
-        }),
+        })),
         Err(reason) => {
             cx.missed(graph, softmax, reason);
-            None
+            Ok(None)
         }
     }
 }
@@ -142,7 +185,10 @@ fn raise(
     m: &Match,
     cx: &mut PassContext<'_>,
 ) -> Result<Result<(), String>, PassError> {
-    let (q4, k4, v4) = (m.scores.queries, m.scores.keys, m.weighted.values);
+    let (q4, k4, mut v4) = (m.scores.queries, m.scores.keys, m.weighted.values);
+    if m.weighted.transposed {
+        v4 = swapped(graph, v4)?;
+    }
     let heads = match Heads::of(graph, [q4, k4, v4]) {
         Ok(heads) => heads,
         Err(reason) => return Ok(Err(reason)),
@@ -154,7 +200,10 @@ fn raise(
         Ok(n) => n,
         Err(reason) => return Ok(Err(reason)),
     };
-    let of_result = heads.token_major(graph, m.weighted.output);
+    let of_result = match m.weighted.transposed {
+        false => heads.token_major(graph, m.weighted.output),
+        true => heads.feature_major(graph, m.weighted.output),
+    };
     let q = join(graph, q4, q_axes, of_q, Scaling::Pass);
     let k = join(graph, k4, k_axes, of_k, Scaling::Pass);
     let v = join(graph, v4, v_axes, of_v, Scaling::Stop);
@@ -199,6 +248,8 @@ fn raise(
         k.joined(graph, of_k)?,
         v.joined(graph, of_v)?,
     ];
+    k = heads.repeated(graph, k, of_k)?;
+    v = heads.repeated(graph, v, of_v)?;
     for (x, zero_point) in [
         (&mut q, q_zero),
         (&mut k, k_zero),

@@ -449,7 +449,8 @@ fn raise(
     let mut joined = Vec::with_capacity(3 + program.others.len());
     for ((value, axes), sizes) in operands.into_iter().zip(axes).zip(&heads.sizes) {
         let origin = join(graph, value, axes, sizes, Scaling::Stop);
-        joined.push(Some(origin.joined(graph, sizes)?));
+        let whole = origin.joined(graph, sizes)?;
+        joined.push(Some(heads.repeated(graph, whole, sizes)?));
     }
     joined.extend(program.others.iter().copied().map(Some));
     let mut attributes = Attributes::new().with("num_heads", Attribute::Int(heads.n));

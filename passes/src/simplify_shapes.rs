@@ -246,7 +246,7 @@ fn broadcast_covers(graph: &Graph, operands: &[Option<Value>], shape: &[Dim]) ->
 }
 
 /// Whether an operator broadcasts all of its operands together.
-fn broadcasts_operands(operator: Operator) -> bool {
+pub(crate) fn broadcasts_operands(operator: Operator) -> bool {
     matches!(
         operator,
         Operator::Add

@@ -26,7 +26,8 @@
 //! Inputs and outputs of the graph keep their types.
 //!
 //! Preconditions: what a user of a narrow value sees in steps stays narrow, its operands rounded as in the file: comparisons, casts to
-//! integers and booleans, `Floor`, `ArgMax`, `TopK` and their like. So does an operator that has no form in `f32`.
+//! integers and booleans, `Floor`, `ArgMax`, `TopK` and their like, but not `IsNaN`, which rounding does not change. So does an
+//! operator that has no form in `f32`.
 //! Both are remarks. A cast to half precision stays where its operand is a constant, or arithmetic on integers and constants, one
 //! of them finite in `f32` alone: there it makes a mask's infinity.
 //!
@@ -154,7 +155,6 @@ fn has_steps(operator: Operator) -> bool {
             | Operator::GreaterOrEqual
             | Operator::Hardmax
             | Operator::IsInf
-            | Operator::IsNaN
             | Operator::Less
             | Operator::LessOrEqual
             | Operator::MaxPool

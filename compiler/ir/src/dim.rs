@@ -141,30 +141,61 @@ impl Dim {
         dims.into_iter().try_fold(Dim::fixed(1), |a, d| a.mul(d))
     }
 
-    /// The quotient if `divisor` is a single term that divides every term of this one.
+    /// The quotient if `divisor` is a factor of this expression.
     ///
     /// Divisibility is formal: `batch*seq / seq` is `batch`, under the assumption that `seq` is not zero.
     pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
-        let [(dm, dc)] = divisor.0.as_slice() else {
-            return None;
-        };
-        let mut terms = Vec::with_capacity(self.0.len());
-        for (m, c) in &self.0 {
-            if c.checked_rem(*dc)? != 0 {
+        let (dm, dc) = divisor.leading()?;
+        let (mut rest, mut quotient) = (self.clone(), Dim::fixed(0));
+        // The leading monomial of the rest decreases, or there is no quotient.
+        while let Some((m, c)) = rest.leading() {
+            if c.checked_rem(dc)? != 0 {
                 return None;
             }
-            let mut rest = m.clone();
+            let mut monomial = m.to_vec();
             for s in dm {
-                rest.remove(rest.iter().position(|r| r == s)?);
+                monomial.remove(monomial.iter().position(|r| r == s)?);
             }
-            terms.push((rest, c.checked_div(*dc)?));
+            let term = Dim(vec![(monomial, c.checked_div(dc)?)]);
+            rest = rest.sub(&term.mul(divisor)?)?;
+            quotient = quotient.add(&term)?;
         }
-        Dim::from_terms(terms)
+        Some(quotient)
+    }
+
+    /// The term of the highest degree, the last one of several: products keep this order.
+    fn leading(&self) -> Option<(&[Symbol], i64)> {
+        let greatest = |(m, _): &&(Monomial, i64)| (m.len(), m.clone());
+        let (m, c) = self.0.iter().max_by_key(greatest)?;
+        Some((m, *c))
+    }
+
+    /// The expression with `by` in the place of a symbol, or `None` on overflow.
+    pub fn substitute(&self, symbol: &Symbol, by: &Dim) -> Option<Dim> {
+        let mut out = Dim::fixed(0);
+        for (m, c) in &self.0 {
+            let (replaced, kept): (Vec<Symbol>, Vec<Symbol>) =
+                m.iter().cloned().partition(|s| s == symbol);
+            let mut term = Dim(vec![(kept, *c)]);
+            for _ in replaced {
+                term = term.mul(by)?;
+            }
+            out = out.add(&term)?;
+        }
+        Some(out)
     }
 
     /// True if the value is known to be greater than zero or equal to it, whatever the sizes.
     pub fn is_non_negative(&self) -> bool {
         self.0.iter().all(|(_, c)| *c > 0)
+    }
+
+    /// True if the value is known not to be negative where no size is zero.
+    pub fn is_non_negative_from_one(&self) -> bool {
+        let next =
+            |d: Dim, s: &Symbol| d.substitute(s, &Dim(vec![(Vec::new(), 1), (vec![s.clone()], 1)]));
+        let shifted = self.symbols().iter().try_fold(self.clone(), next);
+        shifted.is_some_and(|d| d.is_non_negative())
     }
 
     /// True if the value is known to be greater than zero, whatever the sizes.

@@ -401,6 +401,11 @@ impl Graph {
             .collect()
     }
 
+    /// True if a symbol was declared and is in use, or may be.
+    pub fn has_symbol(&self, symbol: &Symbol) -> bool {
+        self.symbols.contains(symbol)
+    }
+
     /// What is known of a value.
     pub fn info(&self, value: Value) -> &ValueInfo {
         &self.nodes[value.node.0].results[value.result as usize]
@@ -457,6 +462,88 @@ impl Graph {
             });
         }
         found
+    }
+
+    /// What inference says of the results of a node, whatever is stated. Sizes that only data tells have symbols that no graph
+    /// has; inputs are what they are.
+    ///
+    /// # Errors
+    /// As [`Graph::add`].
+    pub fn inferred(&self, node: NodeId) -> Result<Vec<ValueInfo>, IrError> {
+        let op = self.op(node);
+        if let Op::Input(_) = op {
+            return Ok(self.nodes[node.0].results.clone());
+        }
+        let operands = self.operands(node);
+        let infos: Vec<Option<&ValueInfo>> = (operands.into_iter())
+            .map(|v| v.map(|v| self.info(v)))
+            .collect();
+        let mut n_fresh = 0;
+        infer(op, &infos, self.n_results(node), &mut || {
+            n_fresh += 1;
+            Dim::symbol(&n_fresh.to_string())
+        })
+    }
+
+    /// Writes `by` wherever a size is `symbol`, which is no symbol of an input; if an expression becomes too large, nothing is
+    /// written and the answer is false.
+    ///
+    /// Whatever finds `symbol` when it has run must be able to tell the symbols of `by`.
+    pub fn substitute(&mut self, symbol: &Symbol, by: &Dim) -> bool {
+        let has = |dims: &[Dim]| dims.iter().any(|d| d.symbols().contains(symbol));
+        let written = |dims: &[Dim]| {
+            let each = dims.iter().map(|d| d.substitute(symbol, by));
+            each.collect::<Option<Vec<Dim>>>()
+        };
+        let write = |node: &Node| {
+            let mut node = node.clone();
+            if let Op::Dims(dims) | Op::View(dims) | Op::Broadcast(dims) = &mut node.op {
+                *dims = written(dims)?;
+            }
+            for result in &mut node.results {
+                result.ty.shape = written(&result.ty.shape)?;
+                if let Some(elements) = &mut result.elements {
+                    *elements = written(elements)?.into();
+                }
+            }
+            Some(node)
+        };
+        let mut nodes = Vec::new();
+        for id in self.nodes.node_indices() {
+            let node = &self.nodes[id];
+            let in_op = match &node.op {
+                Op::Dims(dims) | Op::View(dims) | Op::Broadcast(dims) => has(dims),
+                _ => false,
+            };
+            let in_result =
+                |r: &ValueInfo| has(&r.ty.shape) || r.elements.as_deref().is_some_and(has);
+            if in_op || node.results.iter().any(in_result) {
+                match write(node) {
+                    Some(node) => nodes.push((id, node)),
+                    None => return false,
+                }
+            }
+        }
+        for (id, node) in nodes {
+            self.nodes[id] = node;
+        }
+        true
+    }
+
+    /// Notes that these are the elements of a value, if it may have known ones.
+    pub fn learn_elements(&mut self, value: Value, elements: &[Dim]) {
+        let info = &mut self.nodes[value.node.0].results[value.result as usize];
+        let n = info
+            .ty
+            .shape
+            .iter()
+            .try_fold(1i64, |n, d| n.checked_mul(d.as_fixed()?));
+        if !info.ty.dtype.is_float()
+            && elements.len() <= ValueInfo::MAX_ELEMENTS
+            && n == i64::try_from(elements.len()).ok()
+        {
+            info.elements = Some(elements.into());
+        }
     }
 
     /// Nodes that the outputs need, operands before users: a post-order walk from the outputs, operands left to right,

@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use lancet_ops::{DType, Operator};
 
-use crate::infer::infer;
 use crate::text::value_names;
-use crate::{Dim, Graph, IrError, Layout, NodeId, Op, Symbol, TensorType, Value, ValueInfo};
+use crate::{Dim, Graph, IrError, Layout, NodeId, Op, Symbol, TensorType, Value};
 
 /// Checks every node, those that no output needs included:
 ///
@@ -174,18 +173,7 @@ fn check_types(graph: &Graph, node: NodeId, bound: &HashSet<Symbol>, found: &mut
         found.0.push((Some(node), Violation::Error(error)));
         return;
     }
-    let infos: Vec<Option<&ValueInfo>> = graph
-        .operands(node)
-        .into_iter()
-        .map(|v| v.map(|v| graph.info(v)))
-        .collect();
-    let mut n_fresh = 0;
-    let mut fresh = || {
-        n_fresh += 1;
-        // No symbol of a graph has the name of a number.
-        Dim::symbol(&n_fresh.to_string())
-    };
-    let results = match infer(op, &infos, graph.n_results(node), &mut fresh) {
+    let results = match graph.inferred(node) {
         Ok(results) => results,
         Err(error) => return found.0.push((Some(node), Violation::Error(error))),
     };

@@ -3,7 +3,7 @@
 use lancet_ir::{Graph, NodeId, Op, Value};
 use lancet_ops::{Operator, Rounding};
 
-use crate::attention::scores::integer_product;
+use crate::attention::scores::{integer_product, matrices_of};
 use crate::matcher::{binary, is_scalar, peel, result, unary};
 use crate::polynomial::scaled;
 use crate::quantized::{Parameters, dequantize, quantize};
@@ -19,12 +19,18 @@ pub(crate) struct Weighted {
     /// What probabilities are rounded by.
     pub(crate) rounding: Option<Rounding>,
     pub(crate) has_guard: bool,
+    /// Whether values, and the product, are `[.., features, tokens]`: it is that of values with transposed probabilities.
+    pub(crate) transposed: bool,
     /// Where something else reads the probabilities, and the node that goes on to the product.
     pub(crate) read_at: Vec<(Value, NodeId)>,
 }
 
-/// The product of the probabilities `p` with values, or why there is none.
-pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, String> {
+/// The product of the probabilities `p`, `[.., queries, keys]` or `transposed`, with values, or why there is none.
+pub(crate) fn weighted_values(
+    graph: &Graph,
+    p: Value,
+    mut transposed: bool,
+) -> Result<Weighted, String> {
     let (mut p, mut has_guard) = (p, false);
     let mut rounding = None;
     let mut factor = 1.0;
@@ -46,13 +52,19 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
                 next
             }
         };
-        if !read_at.is_empty() && (rounding.is_some() || has_guard) {
+        if !read_at.is_empty() && (rounding.is_some() || has_guard || transposed) {
             return Err("the attention probabilities are read as they are and changed".to_owned());
         }
         let next = result(user);
-        if let Some((left, values)) = binary(graph, next, Operator::MatMul)
-            && left == p
+        if matrices_of(graph, next) == Some(p) {
+            (p, transposed) = (next, !transposed);
+            continue;
+        }
+        if let Some((left, right)) = binary(graph, next, Operator::MatMul)
+            && left != right
+            && p == if transposed { right } else { left }
         {
+            let values = if transposed { left } else { right };
             return Ok(scaled_output(
                 graph,
                 Weighted {
@@ -62,6 +74,7 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
                     factor,
                     rounding,
                     has_guard,
+                    transposed,
                     read_at,
                 },
             ));
@@ -90,6 +103,7 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
             && let Some(cast) = graph.single_user(next).map(result)
             && let Some((left, values, zero_points)) = integer_product(graph, cast)
             && left == p
+            && !transposed
             && zero_points[0] == by.zero_point
             && !graph.is_output(next)
         {
@@ -102,6 +116,7 @@ pub(crate) fn weighted_values(graph: &Graph, p: Value) -> Result<Weighted, Strin
                     factor,
                     rounding,
                     has_guard,
+                    transposed: false,
                     read_at,
                 },
             ));

@@ -1,15 +1,15 @@
 //! The heads of an attention in matrix products: what the axes of queries, keys and values stand for.
 
-use lancet_ir::{Dim, Graph, Op, Value};
+use lancet_ir::{Dim, Graph, IrError, Op, Value};
 
-use crate::heads::{Axes, Role, Sizes};
-use crate::matcher::{peel, permutation};
+use crate::heads::{Axes, Role, Sizes, joined_shape, view};
+use crate::matcher::{peel, permutation, result};
 use crate::polynomial::scaled;
 
 /// Sizes by which the operands of an attention split into heads.
 pub(crate) struct Heads {
     pub(crate) n: i64,
-    /// Of queries, keys and values.
+    /// Of queries, keys and values; keys and values may be those of one head, for all.
     pub(crate) sizes: [Sizes; 3],
 }
 
@@ -18,16 +18,22 @@ impl Heads {
     /// there are none.
     pub(crate) fn of(graph: &Graph, operands: [Value; 3]) -> Result<Heads, String> {
         let [q4, k4, v4] = operands;
+        // What the first axis of rank 3 was made of is a guess; the axis itself is as good.
+        let is_split = |v: Value| {
+            let found = batch_and_heads(graph, v)?;
+            (graph.ty(v).rank() == 4 || found.1.as_fixed().is_some()).then_some(found)
+        };
         let (batch, heads) = [q4, v4]
             .into_iter()
-            .find_map(|v| batch_and_heads(graph, v))
+            .find_map(is_split)
             .unwrap_or((graph.shape(q4)[0].clone(), Dim::fixed(1)));
         let Some(n_heads) = heads.as_fixed().filter(|&h| 1 <= h) else {
             return Err(format!("the number of heads is {heads}"));
         };
-        for v in [q4, k4, v4] {
+        let one = Dim::fixed(1);
+        for (i, v) in operands.into_iter().enumerate() {
             let fits = match graph.shape(v) {
-                [b, h, _, _] => *b == batch && *h == heads,
+                [b, h, _, _] => *b == batch && (*h == heads || (*h == one && 0 < i)),
                 [both, _, _] => Some(both) == batch.mul(&heads).as_ref(),
                 _ => false,
             };
@@ -38,10 +44,10 @@ impl Heads {
         }
         let sizes = |v: Value, token: usize, feature: usize| {
             let shape = graph.shape(v);
-            let matrix = &shape[shape.len() - 2..];
+            let (leading, matrix) = shape.split_at(shape.len() - 2);
             Sizes {
                 batch: batch.clone(),
-                heads: heads.clone(),
+                heads: leading.get(1).unwrap_or(&heads).clone(),
                 tokens: matrix[token].clone(),
                 features: matrix[feature].clone(),
             }
@@ -65,13 +71,39 @@ impl Heads {
 
     /// The axes of queries, keys and values.
     pub(crate) fn axes(&self, graph: &Graph, [q4, k4, v4]: [Value; 3]) -> [Axes; 3] {
-        let rank = graph.ty(k4).rank();
-        let keys = axes(rank, self.n, [Role::Feature, Role::Token]);
         [
             self.token_major(graph, q4),
-            keys,
+            self.feature_major(graph, k4),
             self.token_major(graph, v4),
         ]
+    }
+
+    /// The axes of a value `[.., features, tokens]`.
+    pub(crate) fn feature_major(&self, graph: &Graph, value: Value) -> Axes {
+        let rank = graph.ty(value).rank();
+        axes(rank, self.n, [Role::Feature, Role::Token])
+    }
+
+    /// Joined keys or values, of these sizes, with what is one for all heads repeated for each.
+    pub(crate) fn repeated(
+        &self,
+        graph: &mut Graph,
+        joined: Value,
+        sizes: &Sizes,
+    ) -> Result<Value, IrError> {
+        let [Sizes { heads, .. }, ..] = &self.sizes;
+        if sizes.heads == *heads {
+            return Ok(joined);
+        }
+        let [batch, tokens, features] = [&sizes.batch, &sizes.tokens, &sizes.features];
+        let split = |h: Dim| vec![batch.clone(), tokens.clone(), h, features.clone()];
+        let one = view(graph, joined, split(Dim::fixed(1)))?;
+        let each = graph.add(Op::Broadcast(split(heads.clone())), &[Some(one)])?;
+        let whole = Sizes {
+            heads: heads.clone(),
+            ..sizes.clone()
+        };
+        view(graph, result(each), joined_shape(&whole)?)
     }
 
     /// The axes of a value `[.., tokens, features]`.
@@ -95,6 +127,7 @@ impl Heads {
     pub(crate) fn of_output(&self) -> Sizes {
         let [queries, _, values] = &self.sizes;
         Sizes {
+            heads: queries.heads.clone(),
             tokens: queries.tokens.clone(),
             ..values.clone()
         }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use lancet_ir::{Dim, Graph, Value};
+use lancet_ir::{Dim, Graph, Op, Value};
 use lancet_ops::{Attribute, Attributes, DType, Operator, Rounding, Tensor};
 
 use crate::PassError;
 use crate::analysis::padding::{MASKED, MaskDomain, padding_mask};
-use crate::heads::view;
-use crate::matcher::{binary, int_scalar, is_dtype, peel, scalar, unary};
+use crate::heads::{transpose, view};
+use crate::matcher::{binary, int_scalar, is_dtype, peel, result, scalar, transposed, unary};
 use crate::polynomial::scaled;
 use crate::quantized::fake;
 
@@ -38,6 +38,8 @@ pub(crate) struct Scores {
     pub(crate) rounding: Option<Rounding>,
     /// Why attention does not compute these scores.
     pub(crate) refused: Option<String>,
+    /// Whether the product is that of keys with queries, transposed.
+    transposed: bool,
 }
 
 impl Scores {
@@ -51,7 +53,27 @@ impl Scores {
             terms: Vec::new(),
             rounding: None,
             refused: None,
+            transposed: false,
         }
+    }
+
+    /// Makes these the transposed scores: `(a · b)ᵀ = bᵀ · aᵀ`.
+    fn transpose(&mut self) {
+        self.transposed = !self.transposed;
+        let terms = self.terms.iter_mut();
+        terms.for_each(|t| t.transposed = !t.transposed);
+    }
+
+    /// Puts transpositions on the factors of a product that is transposed.
+    fn orient(&mut self, graph: &mut Graph) -> Result<(), PassError> {
+        if self.transposed {
+            let queries = swapped(graph, self.keys)?;
+            self.keys = swapped(graph, self.queries)?;
+            self.queries = queries;
+            self.zero_points = self.zero_points.map(|[q, k]| [k, q]);
+            self.transposed = false;
+        }
+        Ok(())
     }
 
     /// Quantizes and dequantizes with `scale`.
@@ -109,12 +131,16 @@ struct Term {
     factor: f64,
     /// Rank of the scores that the term meets.
     rank: usize,
+    /// Whether it is added to scores of keys and queries that are transposed afterwards.
+    transposed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum TermKind {
     /// `scores + value`.
     Added(Value),
+    /// `scores - value`.
+    Subtracted(Value),
     /// `fill` where `condition` is `when`, the score elsewhere.
     Filled {
         condition: Value,
@@ -134,8 +160,41 @@ pub(crate) struct Mask {
 }
 
 /// The formula of `value`, if it leads down to a product of two computed values of rank 3 or 4.
-pub(crate) fn scores(graph: &Graph, value: Value) -> Option<Scores> {
-    read(graph, value, MAX_DEPTH)
+pub(crate) fn scores(graph: &mut Graph, value: Value) -> Result<Option<Scores>, PassError> {
+    let mut found = read(graph, value, MAX_DEPTH);
+    if let Some(scores) = &mut found {
+        scores.orient(graph)?;
+    }
+    Ok(found)
+}
+
+/// Each matrix of `value` transposed; a row is a matrix.
+pub(crate) fn swapped(graph: &mut Graph, value: Value) -> Result<Value, PassError> {
+    match graph.shape(value) {
+        [] => Ok(value),
+        [n] => {
+            let column = vec![n.clone(), Dim::fixed(1)];
+            Ok(view(graph, value, column)?)
+        }
+        shape => {
+            let swap = swap(shape.len());
+            Ok(transpose(graph, value, &swap)?)
+        }
+    }
+}
+
+/// The permutation that swaps the last two of `rank` axes.
+fn swap(rank: usize) -> Vec<usize> {
+    let mut perm: Vec<usize> = (0..rank).collect();
+    if let [.., a, b] = &mut perm[..] {
+        std::mem::swap(a, b);
+    }
+    perm
+}
+
+/// What `value` is made of by transposing each matrix.
+pub(crate) fn matrices_of(graph: &Graph, value: Value) -> Option<Value> {
+    transposed(graph, value, &swap(graph.ty(value).rank()))
 }
 
 fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
@@ -158,6 +217,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
             kind,
             factor: 1.0,
             rank,
+            transposed: false,
         });
         Some(s)
     };
@@ -186,6 +246,14 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
     if let Some((a, b)) = binary(graph, value, Operator::Add) {
         return with_term(a, TermKind::Added(b)).or_else(|| with_term(b, TermKind::Added(a)));
     }
+    if let Some((a, b)) = binary(graph, value, Operator::Sub) {
+        return with_term(a, TermKind::Subtracted(b));
+    }
+    if let Some(x) = matrices_of(graph, value) {
+        let mut s = read(graph, x, depth)?;
+        s.transpose();
+        return Some(s);
+    }
     if graph.operator(value) == Some(Operator::Where) {
         let condition = graph.operand(value.node, 0)?;
         let (yes, no) = (graph.operand(value.node, 1)?, graph.operand(value.node, 2)?);
@@ -203,8 +271,7 @@ fn read(graph: &Graph, value: Value, depth: usize) -> Option<Scores> {
         return filled(yes, no, true).or_else(|| filled(no, yes, false));
     }
     // A view that only regroups what stands before the matrices.
-    let x = matches!(graph.op(value.node), lancet_ir::Op::View(_))
-        .then(|| graph.operand(value.node, 0))??;
+    let x = matches!(graph.op(value.node), Op::View(_)).then(|| graph.operand(value.node, 0))??;
     let (shape, of_x) = (graph.shape(value), graph.shape(x));
     let same = shape[rank - 2..] == *of_x.get(of_x.len().checked_sub(2)?..)?;
     same.then(|| read(graph, x, depth))?
@@ -237,8 +304,12 @@ pub(crate) fn add_bias(
     let mut mask = None;
     let mut bias: Option<Value> = None;
     for term in &scores.terms {
-        let (value, stronger) = match term.kind {
+        let (mut value, mut stronger) = match term.kind {
             TermKind::Added(value) => (value, None),
+            TermKind::Subtracted(value) => {
+                let negative = graph.apply(Operator::Neg, Attributes::new(), &[value])?;
+                (negative, None)
+            }
             TermKind::Filled {
                 condition,
                 when,
@@ -258,6 +329,10 @@ pub(crate) fn add_bias(
                 (value, stronger.transpose()?)
             }
         };
+        if term.transposed {
+            value = swapped(graph, value)?;
+            stronger = stronger.map(|x| swapped(graph, x)).transpose()?;
+        }
         let (found, rest) = without_mask(graph, value, term.factor, shape, MAX_ADDENDS)?;
         let addends = match found {
             Some(m) if mask.is_none() => {
@@ -342,16 +417,19 @@ fn key_mask(graph: &mut Graph, bias: Value, shape: &[Dim; 4]) -> Result<Option<M
     let [batch, _, _, keys] = shape;
     let one = Dim::fixed(1);
     let own = graph.shape(found.mask);
-    let fits = match own {
-        [first, between @ .., last] => {
-            first == batch && last == keys && between.iter().all(|d| *d == one)
-        }
-        _ => false,
+    let [first, between @ .., last] = own else {
+        return Ok(None);
     };
+    let fits = first == batch
+        && *last != one
+        && last.equals(keys) != Some(false)
+        && between.iter().all(|d| *d == one);
     if !fits {
         return Ok(None);
     }
-    let mut value = view(graph, found.mask, vec![batch.clone(), keys.clone()])?;
+    let own = vec![batch.clone(), last.clone()];
+    let mut value = view(graph, found.mask, own)?;
+    value = broadcast(graph, value, vec![batch.clone(), keys.clone()])?;
     if graph.ty(value).dtype.is_float() {
         let to = Attributes::new().with("to", Attribute::Str("bool".to_owned()));
         value = graph.apply(Operator::Cast, to, &[value])?;
@@ -393,6 +471,26 @@ fn selected_by_key(
     }))
 }
 
+/// A shape that `own`, of the same rank, broadcasts to, and that broadcasts to `shape`; `None` if they are known not to agree.
+///
+/// A size that may be another's is taken to be it: where a request makes them differ, the step that broadcasts reports it.
+fn fitted(own: &[Dim], shape: &[Dim]) -> Option<Vec<Dim>> {
+    let fit = |(d, s): (&Dim, &Dim)| match d.as_fixed() {
+        Some(1) => Some(d.clone()),
+        _ => (d.equals(s) != Some(false)).then(|| s.clone()),
+    };
+    own.iter().zip(shape).map(fit).collect()
+}
+
+/// `value` broadcast to this shape; `value` itself if it has it.
+fn broadcast(graph: &mut Graph, value: Value, shape: Vec<Dim>) -> Result<Value, PassError> {
+    if graph.shape(value) == shape {
+        return Ok(value);
+    }
+    let node = graph.add(Op::Broadcast(shape), &[Some(value)])?;
+    Ok(result(node))
+}
+
 /// A term under a shape that broadcasts to `shape`, with its factor; or why there is none.
 fn fit(
     graph: &mut Graph,
@@ -417,13 +515,11 @@ fn fit(
         value = view(graph, value, apart)?;
     }
     let own = graph.shape(value);
-    let broadcasts = own.len() <= 4
-        && own
-            .iter()
-            .rev()
-            .zip(shape.iter().rev())
-            .all(|(d, s)| d == s || d.as_fixed() == Some(1));
-    if !broadcasts {
+    let missing = 4usize.checked_sub(own.len());
+    let fitted = missing.and_then(|n| fitted(own, &shape[n..]));
+    if let Some(fitted) = fitted {
+        value = broadcast(graph, value, fitted)?;
+    } else {
         let [b, h, q, k] = shape;
         let ty = graph.ty(value);
         return Ok(Err(format!(

@@ -135,7 +135,8 @@ fn bound(size: &Dim, bound: &Dim) -> Option<Dim> {
         }
         None => bound.clone(),
     };
-    if elements::less_or_equal(&from_start, size) == Some(true) {
+    let fits = |d: Dim| d.is_non_negative_from_one();
+    if size.sub(&from_start).is_some_and(fits) {
         Some(from_start)
     } else if elements::less_or_equal(size, &from_start) == Some(true) {
         Some(size.clone())
