@@ -163,11 +163,12 @@ pub(crate) fn embedding_lookup(call: &Call<'_>) -> OpResult {
     call.tensor(&shape, sums.into_iter().map(|v| v as f32).collect())
 }
 
+/// What [`queries_keys_values`] finds.
+type QueriesKeysValues<'a> = ([&'a [f32]; 3], [usize; 5], usize);
+
 /// Elements of the first operands, `q[b, sq, hidden]`, `k[b, sk, hidden]` and `v[b, sk, hidden_v]`, their sizes `[b, sq, sk, hidden,
 /// hidden_v]`, and the number of heads, which divides both hidden sizes.
-pub(crate) fn queries_keys_values<'a>(
-    call: &Call<'a>,
-) -> Result<([&'a [f32]; 3], [usize; 5], usize), OpError> {
+pub(crate) fn queries_keys_values<'a>(call: &Call<'a>) -> Result<QueriesKeysValues<'a>, OpError> {
     let [q, k, v] = [call.operand(0)?, call.operand(1)?, call.operand(2)?];
     let data = [
         call.slice::<f32>(0)?,

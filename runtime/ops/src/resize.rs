@@ -267,7 +267,7 @@ fn source(call: &Call<'_>, a: &Axis, i: usize) -> Result<Source, OpError> {
     let counted = |&(i, w): &(f64, f64)| if exclude && outside(i) { 0.0 } else { w };
     let sum: f64 = weights.iter().map(counted).sum();
     // Weights of all neighbours add up to 1 unless they were stretched or left out.
-    let is_plain = !exclude && !(antialias && a.scale < 1.0);
+    let is_plain = !(exclude || (antialias && a.scale < 1.0));
     let sum = if is_plain || sum == 0.0 { 1.0 } else { sum };
     let weights = weights.iter().map(|n| (within(n.0), counted(n) / sum));
     Ok(Source::Inside(weights.filter(|&(_, w)| w != 0.0).collect()))

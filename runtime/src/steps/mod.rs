@@ -43,7 +43,7 @@ pub(crate) enum Bound {
     EmbeddingLookup(embedding_lookup::EmbeddingLookup),
     Norm(norm::Norm),
     Linear(linear::Linear),
-    IntegerLinear(integer_linear::IntegerLinear),
+    IntegerLinear(Box<integer_linear::IntegerLinear>),
     Vertical(vertical::Elementwise),
     Range(range::Range),
     Attention(Box<attention::Attention>),
@@ -263,9 +263,11 @@ fn bind(sizes: &Sizes<'_>) -> Result<Bound, String> {
             let step = attention::Attention::bind_packed(sizes, parameters)?;
             Bound::Attention(Box::new(step))
         }
-        StepKind::IntegerLinear { matrix, tail } => Bound::IntegerLinear(
-            integer_linear::IntegerLinear::bind(sizes, *matrix as usize, tail.as_ref())?,
-        ),
+        StepKind::IntegerLinear { matrix, tail } => {
+            let tail = tail.as_ref();
+            let step = integer_linear::IntegerLinear::bind(sizes, *matrix as usize, tail)?;
+            Bound::IntegerLinear(Box::new(step))
+        }
         StepKind::Vertical(v) => Bound::Vertical(vertical::Elementwise::bind(sizes, v)?),
         StepKind::Range => Bound::Range(range::Range::bind(sizes)?),
         StepKind::Elementwise { body } => {

@@ -170,8 +170,11 @@ fn spread(
     Ok(out)
 }
 
+/// Values, and for each binding how many of them are its sequence.
+type Flattened = (Vec<Value>, Vec<Option<usize>>);
+
 /// Values one behind the other, and for each binding how many are its sequence; `None` if something has failed.
-fn flattened(bindings: &[Binding]) -> Result<Option<(Vec<Value>, Vec<Option<usize>>)>, Fault> {
+fn flattened(bindings: &[Binding]) -> Result<Option<Flattened>, Fault> {
     let mut values = Vec::new();
     let mut arrangement = Vec::new();
     for binding in bindings {

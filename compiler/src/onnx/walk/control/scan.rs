@@ -189,7 +189,7 @@ impl<'a> Walk<'a> {
             let reads = body.input[n..].iter().zip(&formals[2 + n..]).zip(&axes);
             for ((input, &x), &(axis, reversed)) in reads {
                 let at = match reversed {
-                    true => walk.from_end(x, axis, iteration)?,
+                    true => walk.mirrored(x, axis, iteration)?,
                     false => iteration,
                 };
                 let element = walk.picked(x, at, axis)?;
@@ -255,7 +255,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The position that is as far from the end of a dimension as `at` is from its beginning.
-    fn from_end(&mut self, x: Value, axis: usize, at: Value) -> Result<Value, Fault> {
+    fn mirrored(&mut self, x: Value, axis: usize, at: Value) -> Result<Value, Fault> {
         let last = self.graph.shape(x)[axis].sub(&Dim::fixed(1));
         let last = last.ok_or_else(|| Fault::unsupported("a size of many terms"))?;
         let last = self.graph.add(Op::Dims(vec![last]), &[])?;
