@@ -532,6 +532,22 @@ fn bench_and_inspect_report_as_json() {
 }
 
 #[test]
+fn kernels_are_dumped_for_other_cpus() {
+    for (cpu, register, loops) in [
+        ("avx2", "ymm0", "84 instructions for 384"),
+        ("avx512", "zmm0", "84 instructions for 768"),
+    ] {
+        let args = format!("dump {{}} --stage asm --cpu {cpu}");
+        let dump = lancet(&args, &[&TINY.onnx]).exits(0).stdout;
+        let main_loop = format!("; main loop: {loops} multiply-adds\n");
+        assert!(
+            dump.contains(&main_loop) && dump.contains(register),
+            "{dump}"
+        );
+    }
+}
+
+#[test]
 fn dumps_of_the_graph_are_text_that_passes_read() {
     let dir = folder();
     let model = dir.path().join("m.onnx");

@@ -171,13 +171,13 @@ fn machine_code() {
 
 #[test]
 fn dot_products_of_bytes() {
-    for (name, features) in [
-        ("avx_vnni", CpuFeatures::avx_vnni()),
-        ("avx512_vnni", CpuFeatures::avx512_vnni()),
+    for (name, features, in_quads) in [
+        ("avx_vnni", CpuFeatures::avx_vnni(), 43),
+        ("avx512_vnni", CpuFeatures::avx512_vnni(), 27),
     ] {
-        for (stored, format) in [
-            ("", WeightFormat::Bsr { r: 1, c: 4 }),
-            ("_pairs", WeightFormat::Unstructured),
+        for (stored, format, main_loop) in [
+            ("", WeightFormat::Bsr { r: 1, c: 4 }, (in_quads, 512)),
+            ("_pairs", WeightFormat::Unstructured, (26, 128)),
         ] {
             let spec = KernelSpec::IntegerMatmul {
                 format,
@@ -186,7 +186,30 @@ fn dot_products_of_bytes() {
                 lanes: 32,
             };
             let kernel = emit(&spec, &features).expect("a kernel for every width");
-            insta::assert_snapshot!(format!("x64_{name}{stored}"), disassemble(&kernel));
+            let text = disassemble(&kernel);
+            let program = kernels::build(&spec, &features).expect("it was emitted");
+            let found = program.main_loop().expect("products are in a loop");
+            assert_eq!((found.instructions, found.multiply_adds), main_loop);
+            // From where the first branch back leads to that branch.
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            let is_back = |line: &&str| line.contains("jne");
+            let end = lines.iter().position(is_back).expect("a loop ends");
+            let target = lines[end]
+                .rsplit(' ')
+                .next()
+                .expect("a branch has a target");
+            let target = target
+                .trim_end_matches('h')
+                .trim_start_matches('0')
+                .to_lowercase();
+            let start = lines
+                .iter()
+                .position(|line| line.starts_with(&format!("{target}  ")));
+            assert_eq!(
+                end + 1 - start.expect("inside the kernel"),
+                found.instructions
+            );
+            insta::assert_snapshot!(format!("x64_{name}{stored}"), text);
         }
     }
 }

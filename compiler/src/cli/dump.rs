@@ -6,6 +6,7 @@ use lancet::onnx::{self, ImportOptions};
 use lancet::{CompileOptions, Model, ModelOptions, kernels};
 
 use lancet_artifact::KernelSpec;
+use lancet_codegen::kir::LoopCost;
 use lancet_codegen::{CpuFeatures, Isa};
 
 use super::{Failure, Kind, model, print};
@@ -21,13 +22,36 @@ pub(super) struct Args {
     /// Passes to run instead of the default ones
     #[arg(long)]
     passes: Option<String>,
+    /// What `asm` is for
+    #[arg(long, value_enum, default_value_t = Cpu::Avx2)]
+    cpu: Cpu,
+}
+
+/// Kinds of CPU with kernels of their own.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Cpu {
+    Avx2,
+    AvxVnni,
+    Avx512,
+    Avx512Vnni,
+}
+
+impl Cpu {
+    fn features(self) -> CpuFeatures {
+        match self {
+            Cpu::Avx2 => CpuFeatures::avx2(),
+            Cpu::AvxVnni => CpuFeatures::avx_vnni(),
+            Cpu::Avx512 => CpuFeatures::avx512(),
+            Cpu::Avx512Vnni => CpuFeatures::avx512_vnni(),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match args.stage.as_str() {
         "plan" => print(format_args!("{:#?}", load(args)?.plan())),
         "clif" => print_kernels(&load(args)?, &CpuFeatures::baseline(Isa::X64)),
-        "asm" => print_kernels(&load(args)?, &CpuFeatures::avx2()),
+        "asm" => print_kernels(&load(args)?, &args.cpu.features()),
         _ => graph(args),
     }
 }
@@ -77,7 +101,7 @@ fn graph(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Prints each kernel that the plan's steps use, for full panels of 32 tokens.
+/// Prints each kernel that the plan's steps use, for full panels of 32 tokens, and what the main loop of a product takes.
 fn print_kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
     for spec in kernels::of_plan(model.plan()) {
         let kernel = match lancet_codegen::emit(&spec, features) {
@@ -86,11 +110,28 @@ fn print_kernels(model: &Model, features: &CpuFeatures) -> Result<(), Failure> {
             Err(_) if matches!(spec, KernelSpec::Elementwise { .. }) => continue,
             Err(e) => return Err(Failure::new(Kind::Bug, e)),
         };
-        print(format_args!(
-            "; {}\n{}",
-            kernel.name,
-            lancet_codegen::disassemble(&kernel)
-        ))?;
+        let is_product = matches!(
+            spec,
+            KernelSpec::Matmul { .. } | KernelSpec::IntegerMatmul { .. }
+        );
+        let main_loop = is_product
+            .then(|| {
+                lancet_codegen::kernels::build(&spec, features)
+                    .ok()?
+                    .main_loop()
+            })
+            .flatten();
+        print(format_args!("; {}", kernel.name))?;
+        if let Some(LoopCost {
+            instructions,
+            multiply_adds,
+        }) = main_loop
+        {
+            print(format_args!(
+                "; main loop: {instructions} instructions for {multiply_adds} multiply-adds"
+            ))?;
+        }
+        print(lancet_codegen::disassemble(&kernel))?;
     }
     Ok(())
 }

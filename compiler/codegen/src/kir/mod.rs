@@ -424,6 +424,15 @@ pub enum Op {
     },
 }
 
+/// What one pass of a loop takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopCost {
+    /// Operations, each an instruction of x86-64 where its operands are in registers, and two for the loop.
+    pub instructions: usize,
+    /// Products that are added, of all lanes.
+    pub multiply_adds: usize,
+}
+
 /// A finished kernel: its operations and the registers they use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
@@ -434,4 +443,48 @@ pub struct Program {
     pub n_scalars: usize,
     pub n_slots: usize,
     pub ops: Vec<Op>,
+}
+
+impl Program {
+    /// The innermost loop with the most multiply-adds, `None` if no loop has any.
+    pub fn main_loop(&self) -> Option<LoopCost> {
+        let mut found = None;
+        self.innermost(&self.ops, &mut |body| {
+            let cost = LoopCost {
+                instructions: body.len() + 2,
+                multiply_adds: body.iter().map(|op| self.multiply_adds(op)).sum(),
+            };
+            let most = found.map_or(0, |f: LoopCost| f.multiply_adds);
+            if most < cost.multiply_adds {
+                found = Some(cost);
+            }
+        });
+        found
+    }
+
+    fn innermost(&self, ops: &[Op], each: &mut impl FnMut(&[Op])) {
+        for op in ops {
+            if let Op::Loop { body, .. } = op {
+                let is_innermost = !body.iter().any(|op| matches!(op, Op::Loop { .. }));
+                if is_innermost {
+                    each(body);
+                } else {
+                    self.innermost(body, each);
+                }
+            }
+        }
+    }
+
+    fn multiply_adds(&self, op: &Op) -> usize {
+        let products = match op {
+            Op::Fma { .. } | Op::Fnma { .. } | Op::MulAdd { .. } => 1,
+            Op::Dot { .. } => 4,
+            Op::Binary {
+                op: Binary::BytePairs,
+                ..
+            } => 4,
+            _ => 0,
+        };
+        products * self.vl
+    }
 }
