@@ -10,8 +10,8 @@ use lancet_ops::elementwise::Body;
 use lancet_ops::{DType, Operator};
 
 use self::operands::Operands;
+use crate::jit::MAX_OPERANDS;
 use crate::program::{Program, Value};
-use crate::steps::elementwise::MAX_OPERANDS;
 
 /// Checks one step. Values that it refers to are in range and resolved.
 pub(crate) fn step(plan: &Plan, values: &[Value], step: &Step) -> Result<(), String> {

@@ -39,6 +39,9 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
+/// Operands that a function of elements may have.
+pub(crate) const MAX_OPERANDS: usize = 16;
+
 /// Packed weights that were proved safe to run on.
 #[derive(Clone)]
 pub(crate) struct Matrix {
@@ -389,7 +392,6 @@ impl Kernel {
     /// # Safety
     /// Each operand is an address and how many bytes may be read there.
     unsafe fn elementwise_of(&self, operands: impl Iterator<Item = (u64, usize)>, y: &mut [u8]) {
-        const MAX: usize = crate::steps::elementwise::MAX_OPERANDS;
         let KernelSpec::Elementwise {
             operands: wanted,
             result,
@@ -410,13 +412,13 @@ impl Kernel {
             };
             n * float.size_bytes()
         };
-        let mut args = [0u64; MAX + 2];
+        let mut args = [0u64; MAX_OPERANDS + 2];
         args[0] = rows as u64;
         args[1] = y.as_mut_ptr() as u64;
         let mut n = 0;
         for (address, len) in operands {
             let fits = wanted.get(n).is_some_and(|w| needed(w) <= len);
-            assert!(fits && n < MAX, "{}: sizes do not fit", self.name);
+            assert!(fits && n < MAX_OPERANDS, "{}: sizes do not fit", self.name);
             args[2 + n] = address;
             n += 1;
         }

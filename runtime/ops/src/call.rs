@@ -3,11 +3,20 @@
 //! A [`Call`] exists only for attributes that fit the operator's schema, so that reading an attribute with a default
 //! cannot fail. Every result's size goes through [`Call::size`] before memory is asked for.
 
-use crate::layout::checked_size;
 use crate::{
     AttentionRounding, Attribute, Attributes, DType, DefaultValue, Element, OpError, Operator,
     Tensor, TensorView,
 };
+
+/// No operator makes a result larger than this: an `OpError::TooLarge` instead of a process killed for memory.
+const MAX_RESULT_BYTES: usize = 1 << 34;
+
+/// Number of elements of `shape`, or `None` if the tensor would be larger than [`MAX_RESULT_BYTES`].
+fn checked_size(shape: &[usize], dtype: DType) -> Option<usize> {
+    let n = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
+    let n_bytes = n.checked_mul(dtype.size_bytes())?;
+    (n_bytes <= MAX_RESULT_BYTES).then_some(n)
+}
 
 /// What an operator is applied to.
 pub(crate) struct Call<'a> {
@@ -274,7 +283,7 @@ impl<'a> Call<'a> {
             .map_err(|_| self.value_error(operand, format!("{value} is not a size")))
     }
 
-    /// Number of elements of a result, checked against [`crate::layout::MAX_RESULT_BYTES`].
+    /// Number of elements of a result, checked against [`MAX_RESULT_BYTES`].
     pub(crate) fn size(&self, shape: &[usize], dtype: DType) -> Result<usize, OpError> {
         checked_size(shape, dtype).ok_or_else(|| OpError::TooLarge {
             op: self.op,

@@ -5,18 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::OpError;
 use crate::call::Call;
-use crate::{DType, OpError};
-
-/// No operator makes a result larger than this: an `OpError::TooLarge` instead of a process killed for memory.
-pub(crate) const MAX_RESULT_BYTES: usize = 1 << 34;
-
-/// Number of elements of `shape`, or `None` if the tensor would be larger than [`MAX_RESULT_BYTES`].
-pub(crate) fn checked_size(shape: &[usize], dtype: DType) -> Option<usize> {
-    let n = shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d))?;
-    let n_bytes = n.checked_mul(dtype.size_bytes())?;
-    (n_bytes <= MAX_RESULT_BYTES).then_some(n)
-}
 
 /// Product of sizes.
 pub(crate) fn product(shape: &[usize]) -> usize {

@@ -5,7 +5,7 @@ use lancet_ops::generalized::stages;
 use lancet_ops::{DType, Rounding};
 
 use super::operands::Operands;
-use crate::steps::elementwise::MAX_OPERANDS;
+use crate::jit::MAX_OPERANDS;
 
 impl Operands<'_> {
     pub(super) fn attention(&self, parameters: &AttentionParameters) -> Result<(), String> {

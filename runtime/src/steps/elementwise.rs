@@ -10,16 +10,13 @@ use lancet_artifact::{Float, KernelSpec, Layout, Reach};
 use lancet_ops::elementwise::{Body, floats};
 use lancet_ops::{DType, DataView, TensorView};
 
-use crate::jit::Kernel;
+use crate::jit::{Kernel, MAX_OPERANDS};
 use crate::panels::PanelShape;
 use crate::pool::Parts;
 use crate::session::Reads;
 use crate::steps::embedding_lookup::broadcast_strides;
 use crate::steps::interpret::{BLOCK, Interpreter, register_mut};
 use crate::steps::{Failure, PanelKernels, Sizes, Workers, scratch};
-
-/// Operands of the longest list.
-pub(crate) const MAX_OPERANDS: usize = 16;
 
 /// Elements of a row of a row-major tensor.
 const LANES: usize = 32;

@@ -9,10 +9,10 @@ use lancet_ops::elementwise::{Body, floats};
 use lancet_ops::generalized::{OF_ROW, reads, stages};
 use lancet_ops::{DType, DataView};
 
-use crate::jit::{Kernel, QUERIES};
+use crate::jit::{Kernel, MAX_OPERANDS, QUERIES};
 use crate::session::Reads;
 use crate::steps::Sizes;
-use crate::steps::elementwise::{MAX_OPERANDS, spec};
+use crate::steps::elementwise::spec;
 use crate::steps::embedding_lookup::broadcast_strides;
 use crate::steps::interpret::{BLOCK, Interpreter, register_mut};
 
