@@ -106,14 +106,17 @@ fn check(
             let kernel = kernels.get(rows, i, (machine, features));
             kernel.call(&[address(&quads), n_quads, to]);
         }
-        let x_rows = rows.as_ref().map_or(address(&quads), |_| address(&in_rows));
         let kernel = kernels.get(&spec, i, (machine, features));
         let mut y = vec![UNTOUCHED; (n + 4) * panel];
         for block in &m.row_blocks {
             let bytes = address(&m.bytes) + block.offset;
             let row = block.row0 as usize;
             let y = address_mut(&mut y) + (row * panel * 4) as u64;
-            kernel.call(&[bytes, x_rows, y]);
+            let x = match &rows {
+                Some(_) => address(&in_rows),
+                None => address(&quads),
+            };
+            kernel.call(&[bytes, x, y]);
         }
         for row in 0..n + 4 {
             for t in 0..panel {
