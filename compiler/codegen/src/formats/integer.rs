@@ -71,10 +71,10 @@ impl Stream {
     }
 
     /// Records of a bin, or of two bins of pairs, by position in `n_bins`.
-    pub(crate) fn bins(self) -> [usize; 4] {
+    pub(crate) fn bins(self) -> &'static [usize] {
         match self {
-            Stream::Quads => quads::BINS,
-            Stream::Pairs => pairs::BINS,
+            Stream::Quads => &quads::BINS,
+            Stream::Pairs => &pairs::BINS,
         }
     }
 
@@ -305,9 +305,7 @@ pub(super) fn visit(
                 }
             }
             for (n, size) in n_bins.into_iter().zip(stream.bins()) {
-                let bins = bytes[at..end]
-                    .chunks_exact((size * record_bytes).max(1))
-                    .take(n);
+                let bins = bytes[at..end].chunks_exact(size * record_bytes).take(n);
                 let bounded = |bin: &[u8]| match stream {
                     Stream::Quads => quads::is_bounded(bin),
                     Stream::Pairs => pairs::are_bounded(bin),

@@ -202,8 +202,7 @@ impl Integer {
         match self.method {
             Method::Bins | Method::Pairs => {
                 let stream = self.stream_kind();
-                let bins = stream.bins().into_iter().enumerate();
-                for (i, size) in bins.filter(|(_, size)| *size > 0) {
+                for (i, &size) in stream.bins().iter().enumerate() {
                     b.load_scalar(self.n, Width::B16, at(self.group, 4 + 2 * i as i32));
                     b.repeat(self.n, |b| {
                         for i in 0..size {

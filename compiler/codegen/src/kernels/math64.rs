@@ -312,11 +312,7 @@ pub(super) fn log(b: &mut Builder, x: Vector) {
     b.free_vector(limit);
     with(b, Binary::Add, t, m, 1.0);
     with(b, Binary::Sub, m, m, 1.0);
-    both(b, Binary::Div, m, m, t);
-    both(b, Binary::Mul, t, m, m);
-    polynomial(b, sum, t, &SERIES);
-    both(b, Binary::Mul, sum, sum, m);
-    with(b, Binary::Mul, sum, sum, 2.0);
+    twice_atanh(b, sum, [m, t], &SERIES);
     with(b, Binary::Mul, e, e, LN_2);
     both(b, Binary::Add, sum, sum, e);
     replace_with(b, sum, (Compare::Eq, x, 0.0), f64::NEG_INFINITY);
@@ -325,6 +321,15 @@ pub(super) fn log(b: &mut Builder, x: Vector) {
     replace(b, sum, (Compare::Unordered, x, 0.0), x);
     b.copy(x, sum);
     b.free_vectors(&[m, e, t, sum]);
+}
+
+/// `sum = 2 atanh(y / z)`, by the series of odd powers; y and z change.
+fn twice_atanh(b: &mut Builder, sum: Vector, [y, z]: [Vector; 2], series: &[f64]) {
+    both(b, Binary::Div, y, y, z);
+    both(b, Binary::Mul, z, y, y);
+    polynomial(b, sum, z, series);
+    both(b, Binary::Mul, sum, sum, y);
+    with(b, Binary::Mul, sum, sum, 2.0);
 }
 
 /// `x = 2^x`, infinity and 0 where f32 has no such numbers; exact where x is whole.
@@ -354,11 +359,7 @@ pub(super) fn softplus(b: &mut Builder, x: Vector) {
     with(b, Binary::Mul, y, y, -LOG2_E);
     exp2(b, y);
     with(b, Binary::Add, t, y, 2.0);
-    both(b, Binary::Div, y, y, t);
-    both(b, Binary::Mul, t, y, y);
-    polynomial(b, sum, t, &SERIES);
-    both(b, Binary::Mul, sum, sum, y);
-    with(b, Binary::Mul, sum, sum, 2.0);
+    twice_atanh(b, sum, [y, t], &SERIES);
     b.zero(t);
     both(b, Binary::Max, x, t, x);
     both(b, Binary::Add, x, x, sum);

@@ -8,7 +8,7 @@ use super::{BOUND, BYTE_ROW};
 
 pub(super) const RECORD_BYTES: usize = 8;
 /// Pairs of two bins, by position in `n_bins`.
-pub(super) const BINS: [usize; 4] = [6, 4, 2, 0];
+pub(super) const BINS: [usize; 3] = [6, 4, 2];
 /// Weights of the largest bin.
 const LARGEST: usize = BINS[0];
 
