@@ -184,12 +184,18 @@ pub(crate) fn queries_keys_values<'a>(call: &Call<'a>) -> Result<QueriesKeysValu
         let (q, k, v) = (q.shape(), k.shape(), v.shape());
         return Err(call.shape_error(format!("q {q:?}, k {k:?} and v {v:?} do not fit")));
     }
+    let h = n_heads(call, hidden, hidden_v)?;
+    Ok((data, [b, sq, sk, hidden, hidden_v], h))
+}
+
+/// The number of heads, which divides both hidden sizes.
+pub(crate) fn n_heads(call: &Call<'_>, hidden: usize, hidden_v: usize) -> Result<usize, OpError> {
     let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
     if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
         let message = format!("{h} heads of {hidden} and {hidden_v}");
         return Err(call.attribute_error("num_heads", message));
     }
-    Ok((data, [b, sq, sk, hidden, hidden_v], h))
+    Ok(h)
 }
 
 /// `ScaledDotProductAttention`: `softmax(scale · q · kᵀ + mask + bias) · v` in each head.

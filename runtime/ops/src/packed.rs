@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::call::{Call, OpResult, OpResults};
-use crate::lancet::attend;
+use crate::lancet::{attend, n_heads};
 use crate::{DType, OpError};
 
 /// `TokenPacking`: which tokens of a padded batch are computed.
@@ -61,11 +61,7 @@ pub(crate) fn packed_attention(call: &Call<'_>) -> OpResult {
         let (q, k, v) = (q.shape(), k.shape(), v.shape());
         return Err(call.shape_error(format!("q {q:?}, k {k:?} and v {v:?} do not fit")));
     }
-    let h = usize::try_from(call.int("num_heads")).unwrap_or(0);
-    if h == 0 || hidden % h != 0 || hidden_v % h != 0 {
-        let message = format!("{h} heads of {hidden} and {hidden_v}");
-        return Err(call.attribute_error("num_heads", message));
-    }
+    let h = n_heads(call, hidden, hidden_v)?;
     let keys = sequences(call, 3, t)?;
     let queries = match call.optional(4) {
         Some(_) => sequences(call, 4, tq)?,
